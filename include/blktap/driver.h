@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * <blktap/driver.h>: the only header a disk driver needs.
+ *
+ * A driver is one constant table, struct td_driver. It turns requests on an
+ * image into ended requests. In-tree drivers and plug-ins use the same table
+ * and the same functions. docs/writing-a-driver.md is the tutorial.
+ *
+ *   guest -> transport -> core -> submit() -+-> td_end()    it is answered
+ *                                           +-> td_pass()   the image below
+ *                                           +-> td_io()     I/O on a file
+ *                                           +-> td_child()  several of these
+ *                                           +-> td_wait()   try again later
+ *
+ * The rules, all of them:
+ *  - Every request given to submit() ends exactly once. After td_end(),
+ *    td_pass(), td_io() or td_wait() it is gone: do not touch it again, except
+ *    in the step that was asked for. A failure to queue is a completion.
+ *  - Nothing blocks in submit(), in a step or in a deferred call. What must
+ *    block goes to td_work_start(). open, close, create, check and info run
+ *    before the first or after the last request and may block.
+ *  - The core has checked offset, length, read-only and capabilities before
+ *    submit() sees a request. A driver may assert it.
+ *  - All functions below are called on the thread of the request's queue. A
+ *    disk has one queue today.
+ *  - Functions returning int return 0 or -errno; results leave through the
+ *    last pointer and only on success.
+ * Offsets and lengths are bytes throughout.
+ */
+#ifndef BLKTAP_DRIVER_H
+#define BLKTAP_DRIVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+/* Changed when a field of this header moves or changes meaning. */
+#define TD_DRIVER_ABI 1
+
+struct td_queue; /* one thread of a disk, with its event loop and I/O engine */
+struct td_files; /* opens files under the policy of the disk */
+struct td_file;  /* an open file or block device */
+struct td_image;
+struct td_req;
+
+/* ---- words for people ------------------------------------------------- */
+
+/* One line that says what was wrong, filled by whoever found it. */
+struct td_why {
+	char text[512];
+};
+
+/*
+ * Fills *why (may be NULL) and returns err, so that a check reads
+ *     return td_fail(why, -EINVAL, "%s: no qcow magic", path);
+ */
+int td_fail(struct td_why *why, int err, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* ---- requests ---------------------------------------------------------- */
+
+enum td_op {
+	TD_READ,
+	TD_WRITE,
+	TD_FLUSH,        /* all writes that ended before it are made durable */
+	TD_DISCARD,      /* content is no longer needed; advisory, content after
+	                    it: zeroes or what was there, never other data */
+	TD_WRITE_ZEROES, /* reads as zeroes after it */
+	TD_EXTENTS,      /* what is at offset? answer in extent */
+};
+#define TD_OPS 6
+
+enum td_flag {
+	TD_FUA = 1 << 0,       /* WRITE, WRITE_ZEROES: durable when it ends.
+	                          Only drivers with TD_CAN_FUA see it on WRITE;
+	                          nobody sees it on WRITE_ZEROES */
+	TD_MAY_UNMAP = 1 << 1, /* WRITE_ZEROES: may free the space */
+};
+
+enum td_extent_flag {
+	TD_EXTENT_HOLE = 1 << 0, /* takes no space in any image of the chain */
+	TD_EXTENT_ZERO = 1 << 1, /* reads as zeroes */
+};
+
+struct td_extent {
+	uint64_t len;    /* from the request's offset; > 0, may pass its end */
+	unsigned flags;  /* enum td_extent_flag; 0: data */
+};
+
+/* Called when a child has ended; the child is the driver's again. */
+typedef void td_step(struct td_req *req);
+
+struct td_req {
+	enum td_op       op;
+	unsigned         flags;   /* enum td_flag */
+	uint64_t         offset;  /* multiple of the image's block_size */
+	uint64_t         len;     /* likewise; 0 for FLUSH */
+	const struct iovec *iov;  /* READ, WRITE: memory of len bytes in all */
+	unsigned         iov_count;
+	int              err;     /* in a step: how the child ended */
+	struct td_extent extent;  /* EXTENTS: set before td_end(req, 0) */
+	struct td_image *image;   /* whose submit() has it */
+	struct td_queue *queue;
+	struct td_req   *parent;  /* of a child; NULL: a request of a transport,
+	                             or td_req_new()'s */
+	td_step         *step;    /* of a child; NULL: ends its parent's share */
+	void            *user;    /* a child's: free for the driver's use */
+};
+
+/*
+ * Gives back one share of req. A request starts with one share, and each child
+ * holds one more. The first error (err < 0) wins. With the last share the
+ * request ends.
+ */
+void td_end(struct td_req *req, int err);
+
+/*
+ * Hands req to the image below, at the same offset. What lies past that image's
+ * end, and everything where there is no image below, reads as zeroes. READ and
+ * EXTENTS only: an image below is never written.
+ */
+void td_pass(struct td_req *req);
+
+/*
+ * Does req on a file: its op over [at, at + req->len), then ends req. Takes
+ * READ, WRITE (TD_FUA honoured), FLUSH, DISCARD, WRITE_ZEROES and EXTENTS.
+ * Any alignment of memory, offset and length works; unaligned ones cost a copy.
+ */
+void td_io(struct td_req *req, struct td_file *file, uint64_t at);
+
+/*
+ * A new child of parent, holding one share of it; NULL when none is free right
+ * now: answer with td_wait(). It is aimed with td_slice() or td_buffer(), then
+ * given to td_io() or td_pass(), or ended with td_end().
+ *
+ * A child without a step ends its share of the parent with its error. A child
+ * with a step is given back to the driver by that call: there it is aimed again
+ * and sent on, or ended with td_end(kid, 0), which keeps its err.
+ *
+ * Never take children of a child: they come from one reserve per image.
+ */
+struct td_req *td_child(struct td_req *parent);
+
+/* Aims kid at bytes [pos, pos + len) of its parent's data: same op and flags,
+ * kid->offset = parent->offset + pos. */
+void td_slice(struct td_req *kid, uint64_t pos, uint64_t len);
+
+/* Aims kid at memory of the driver's own, which must stay until kid ends.
+ * buf may be NULL for operations that carry no data. */
+void td_buffer(struct td_req *kid, enum td_op op, void *buf, uint64_t len);
+
+/* Parks req (a parent) until children are free, then calls again(req). */
+void td_wait(struct td_req *req, td_step *again);
+
+/* The driver's own req_size bytes in req; zeroed when submit() gets it, and
+ * for a child when td_child() makes it. */
+void *td_scratch(const struct td_image *img, const struct td_req *req);
+
+/*
+ * A request of the driver's own, with no parent: for I/O on behalf of many, such
+ * as metadata pages. Made in open, reused with td_buffer(), td_io() and a step
+ * (which is required), freed in close. NULL: no memory.
+ */
+struct td_req *td_req_new(struct td_queue *queue, struct td_image *img);
+void td_req_free(struct td_req *req);
+
+/* The data of a READ or WRITE at [pos, pos + len): copy in and out, zero. */
+void td_req_put(struct td_req *req, uint64_t pos, const void *from, size_t len);
+void td_req_get(const struct td_req *req, uint64_t pos, void *to, size_t len);
+void td_req_zero(struct td_req *req, uint64_t pos, uint64_t len);
+
+/* ---- calls for later --------------------------------------------------- */
+
+/* Runs once, on the queue's thread, at the end of the current turn of the loop
+ * and before its I/O goes to the kernel: the place to gather a batch. */
+struct td_defer {
+	void           (*run)(struct td_defer *defer);
+	struct td_defer *next;   /* private */
+	bool             queued; /* private */
+};
+/* Scheduling one that is scheduled already does nothing. */
+void td_defer(struct td_queue *queue, struct td_defer *defer);
+
+/* Runs run() on a worker thread, then done() on the queue's thread. */
+struct td_work {
+	int            (*run)(struct td_work *work);           /* may block */
+	void           (*done)(struct td_work *work, int err); /* run's result */
+	struct td_work  *next; /* private */
+	void            *home; /* private */
+	int              err;  /* private */
+};
+void td_work_start(struct td_queue *queue, struct td_work *work);
+
+/* ---- files ------------------------------------------------------------- */
+
+enum td_file_flag {
+	TD_FILE_WRITE = 1 << 0,     /* open for writing, with exclusive lock */
+	TD_FILE_CREATE = 1 << 1,    /* create; fails if it exists */
+	TD_FILE_ZERO_TAIL = 1 << 2, /* reads past the end give zeroes, not EIO */
+	TD_FILE_SHARED = 1 << 3,    /* several writers are meant: shared lock */
+};
+
+/*
+ * Opens path with O_DIRECT, finds the alignment it demands and locks it, with
+ * QEMU's lock bytes too: writers exclude everybody, readers exclude writers.
+ * files is img->files. Errors name the path. The file belongs to the caller.
+ */
+int td_file_open(struct td_files *files, const char *path, unsigned flags,
+		 struct td_file **out, struct td_why *why);
+void td_file_close(struct td_file *file);  /* NULL is fine */
+
+const char *td_file_path(const struct td_file *file);
+uint64_t td_file_size(const struct td_file *file);   /* now; files grow */
+uint32_t td_file_align(const struct td_file *file);  /* offsets, lengths */
+bool td_file_is_device(const struct td_file *file);  /* a block device */
+bool td_file_same(const struct td_file *a, const struct td_file *b);
+
+/* Blocking forms, for open, close, create, check, info and td_work. Any
+ * alignment; a read past the end is -EIO, or zeroes with TD_FILE_ZERO_TAIL. */
+int td_file_read(struct td_file *file, void *buf, size_t len, uint64_t at);
+int td_file_write(struct td_file *file, const void *buf, size_t len, uint64_t at);
+int td_file_sync(struct td_file *file);
+/* Sets the length of a regular file; new space reads as zeroes. */
+int td_file_truncate(struct td_file *file, uint64_t size);
+/* Reserves space that reads as zeroes at [at, at + len), which lies at or past
+ * the end, and lets the file grow over it. Falls back to sparse growth where
+ * the file system cannot reserve. -ENOSPC leaves the size as it was. */
+int td_file_allocate(struct td_file *file, uint64_t at, uint64_t len);
+
+/* ---- images ------------------------------------------------------------ */
+
+enum td_can {
+	TD_CAN_WRITE        = 1 << 0, /* also: FLUSH */
+	TD_CAN_FUA          = 1 << 1, /* else the core adds a flush */
+	TD_CAN_DISCARD      = 1 << 2, /* else refused, and not offered */
+	TD_CAN_WRITE_ZEROES = 1 << 3, /* else the core writes zeroes */
+	TD_CAN_EXTENTS      = 1 << 4, /* else all is data */
+	TD_CAN_SHARE        = 1 << 5, /* several disks may write it: shared=on */
+};
+
+/* One image of a disk's chain. */
+struct td_image {
+	/* set by the core before open */
+	const struct td_driver *driver;
+	const char      *target;     /* what follows "type:", mostly a path */
+	bool             read_only;  /* not one byte of any file may change */
+	bool             shared;     /* shared=on was asked for */
+	struct td_files *files;
+	struct td_queue *queue;      /* the home queue */
+	void            *state;      /* state_size bytes, zeroed, then options */
+	/* set by open */
+	uint64_t         size;       /* bytes; a multiple of block_size, > 0 */
+	uint32_t         block_size; /* logical sector; 512 if left 0 */
+	uint32_t         can;        /* enum td_can; preset from the driver's,
+	                                open may clear bits */
+	uint32_t         cluster;    /* bytes that are cheap to write whole, and
+	                                to discard; block_size if left 0 */
+	struct td_image *below;      /* by td_image_open_below() */
+	/* the core's */
+	size_t           scratch_at;
+	void            *core;
+};
+
+/*
+ * Opens "type:target[,key=value...]" read-only as the image below img. Refuses
+ * chains deeper than 32 and images that are in the chain already. Relative
+ * paths are taken from the folder of from_file (may be NULL).
+ */
+int td_image_open_below(struct td_image *img, const char *type,
+			const char *target, const char *from_file,
+			struct td_why *why);
+
+/* ---- options ----------------------------------------------------------- */
+
+enum td_option_kind {
+	TD_STRING,  /* char *, freed by the core after close */
+	TD_BOOL,    /* bool: on, off, true, false, yes, no, 1, 0 */
+	TD_UINT,    /* uint64_t */
+	TD_SIZE,    /* uint64_t bytes; suffixes K M G T (powers of 1024) */
+};
+
+/* Ends with a row whose name is NULL. Unknown keys are errors. */
+struct td_option {
+	const char         *name;
+	enum td_option_kind kind;
+	size_t              at;     /* offsetof in the driver's state */
+	const char         *help;   /* unit, range, default */
+};
+
+/* ---- the table --------------------------------------------------------- */
+
+/* What create() is to make. Strings belong to the caller. */
+struct td_create {
+	const char      *path;
+	uint64_t         size;         /* 0 with a backing image: take its size */
+	const char      *backing;      /* NULL: none */
+	uint64_t         backing_size; /* bytes, when backing is set */
+	uint32_t         cluster;      /* 0: the format's default */
+	struct td_files *files;
+};
+
+/* What check() found. */
+struct td_check {
+	uint64_t corruptions; /* readers may get wrong data */
+	uint64_t leaks;       /* clusters or bytes nobody refers to: harmless */
+	uint64_t allocated;   /* clusters in use */
+	uint64_t total;       /* clusters in the image */
+	uint64_t compressed;  /* clusters */
+	/* told once per corruption, at most 20 times; may be NULL */
+	void   (*say)(void *arg, const char *text);
+	void    *arg;
+};
+
+/* Receives info()'s rows, in order. */
+typedef void td_info_put(void *arg, const char *key, const char *value);
+
+struct td_driver {
+	uint32_t    abi;        /* TD_DRIVER_ABI */
+	uint32_t    size;       /* sizeof(struct td_driver) */
+	const char *name;       /* the type in "type:target": [a-z0-9_-]+ */
+	const char *summary;    /* a line for --help */
+	uint32_t    can;        /* enum td_can */
+	uint32_t    state_size; /* private bytes per image */
+	uint32_t    req_size;   /* private bytes per request: td_scratch() */
+	const struct td_option *options; /* NULL: none */
+
+	/* On failure open leaves nothing behind; close is then not called. */
+	int  (*open)(struct td_image *img, struct td_why *why);
+	void (*close)(struct td_image *img);
+	void (*submit)(struct td_queue *queue, struct td_image *img,
+		       struct td_req *req);
+
+	/* For formats; NULL where they make no sense. */
+	int  (*create)(const struct td_create *make, struct td_why *why);
+	int  (*check)(struct td_image *img, struct td_check *check,
+		      struct td_why *why);
+	int  (*info)(struct td_image *img, td_info_put *put, void *arg);
+};
+
+/* A plug-in is NAME.so in the plug-in folder with one such line:
+ *     TD_PLUGIN(my_driver);
+ */
+#define TD_PLUGIN_SYMBOL "td_plugin_driver"
+#define TD_PLUGIN(driver) \
+	__attribute__((visibility("default"))) \
+	extern const struct td_driver *const td_plugin_driver; \
+	const struct td_driver *const td_plugin_driver = &(driver)
+
+#endif

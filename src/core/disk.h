@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A disk: a chain of images, the queue that serves it, and what it counts.
+ * Opened from a specification "type:target[,key=value...]".
+ */
+#ifndef CORE_DISK_H
+#define CORE_DISK_H
+
+#include <blktap/driver.h>
+
+#include "core/registry.h"
+#include "io/file.h"
+#include "io/loop.h"
+
+struct td_disk;
+
+struct td_disk_options {
+	const char *name;      /* in logs; NULL: the target */
+	bool read_only;
+	const char *engine;    /* "io_uring", "libaio"; NULL: the best */
+	unsigned depth;        /* children per image; 0: 128 */
+	bool trace;            /* a request's life on stderr */
+	struct td_file_hook *hook;
+	uint32_t force_align;  /* tests */
+};
+
+struct td_op_count {
+	uint64_t requests, bytes, errors;
+};
+
+struct td_disk_stats {
+	struct td_op_count op[TD_OPS];
+	uint64_t in_flight;
+};
+
+/* The loop, registry and strings must outlive the disk. */
+int td_disk_open(struct td_loop *loop, const struct td_registry *registry,
+		 const char *spec, const struct td_disk_options *options,
+		 struct td_disk **out, struct td_why *why);
+/* No request in flight. Returns the error of a last flush, if any; the disk is
+ * closed all the same. */
+int td_disk_close(struct td_disk *disk);
+
+const char *td_disk_name(const struct td_disk *disk);
+const char *td_disk_spec(const struct td_disk *disk);
+uint64_t td_disk_size(const struct td_disk *disk);       /* bytes */
+uint32_t td_disk_block_size(const struct td_disk *disk); /* logical sector */
+uint32_t td_disk_cluster(const struct td_disk *disk);    /* discard granularity */
+/* What a transport may offer: the top image's, with what the core adds (FUA,
+ * WRITE_ZEROES) and without what read-only takes away. enum td_can. */
+uint32_t td_disk_can(const struct td_disk *disk);
+bool td_disk_read_only(const struct td_disk *disk);
+void td_disk_stats(const struct td_disk *disk, struct td_disk_stats *out);
+struct td_queue *td_disk_queue(const struct td_disk *disk);
+struct td_image *td_disk_top(const struct td_disk *disk);
+const char *td_disk_engine(const struct td_disk *disk);
+
+#endif

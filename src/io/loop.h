@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The event loop: one per thread. A turn is
+ *     wait -> what became ready -> deferred calls -> flush hooks -> wait
+ * Flush hooks send what the turn has gathered: I/O to the kernel, responses to
+ * a guest or peer. Blocking calls run on a few worker threads, started when
+ * first needed, and come back as events.
+ *
+ * Everything is called on the loop's thread except td_loop_stop() and
+ * td_loop_wake().
+ */
+#ifndef IO_LOOP_H
+#define IO_LOOP_H
+
+#include <blktap/driver.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/list.h"
+
+struct td_loop;
+
+int td_loop_new(struct td_loop **out);
+void td_loop_free(struct td_loop *loop);
+
+/* Turns until td_loop_stop(). */
+void td_loop_run(struct td_loop *loop);
+/* One turn; waits at most timeout_ms (-1: as long as it takes). */
+void td_loop_turn(struct td_loop *loop, int timeout_ms);
+/* Async-signal-safe, any thread. */
+void td_loop_stop(struct td_loop *loop);
+
+/* Calls ready(watch, events) when fd has EPOLLIN, EPOLLOUT ... events. */
+struct td_watch {
+	int fd;
+	void (*ready)(struct td_watch *watch, uint32_t events);
+	uint32_t events; /* private */
+};
+int td_watch_start(struct td_loop *loop, struct td_watch *watch, int fd,
+		   uint32_t events);
+int td_watch_change(struct td_loop *loop, struct td_watch *watch,
+		    uint32_t events);
+/* Before fd is closed. ready() is not called any more, in this turn either. */
+void td_watch_stop(struct td_loop *loop, struct td_watch *watch);
+
+struct td_timer {
+	void (*fired)(struct td_timer *timer);
+	uint64_t at_ms;   /* private */
+	struct list link; /* private */
+	bool armed;
+};
+/* Arming an armed timer moves it. */
+void td_timer_arm(struct td_loop *loop, struct td_timer *timer, unsigned ms);
+void td_timer_cancel(struct td_timer *timer);
+
+/* Runs once, at the end of this turn; see struct td_defer. */
+void td_loop_defer(struct td_loop *loop, struct td_defer *defer);
+/* Takes a scheduled call back. */
+void td_loop_undefer(struct td_loop *loop, struct td_defer *defer);
+
+/* Runs at the end of every turn, after the deferred calls. */
+struct td_flush_hook {
+	void (*flush)(struct td_flush_hook *hook);
+	struct list link;
+};
+void td_loop_add_flush(struct td_loop *loop, struct td_flush_hook *hook);
+void td_loop_del_flush(struct td_flush_hook *hook);
+
+void td_loop_work(struct td_loop *loop, struct td_work *work);
+/* Work that was started and whose done() has not been called yet. */
+unsigned td_loop_working(const struct td_loop *loop);
+
+#endif

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The Xen block back end's data side: one blkif ring of a front end, served
+ * from a disk. Everything here comes from the daemon, which has read it from
+ * xenstore and checked its form; what lies in the ring is hostile.
+ * blkif: Xen's public/io/blkif.h.
+ */
+#ifndef TRANSPORTS_XEN_H
+#define TRANSPORTS_XEN_H
+
+#include <blktap/driver.h>
+
+struct td_disk;
+struct td_xen;
+
+/* Layout of the ring's requests: the guest's word size, not ours. */
+enum td_xen_protocol {
+	TD_XEN_NATIVE,
+	TD_XEN_X86_32,
+	TD_XEN_X86_64,
+};
+
+/* How a guest's data is reached. */
+enum td_xen_data {
+	TD_XEN_AUTO, /* by request size, as measured */
+	TD_XEN_MAP,  /* grants mapped, I/O on the guest's pages: no copy */
+	TD_XEN_COPY, /* grant copy, one hypercall a batch */
+};
+
+#define TD_XEN_MAX_RING_ORDER 4       /* 16 pages */
+#define TD_XEN_MAX_SEGMENTS 256       /* of an indirect request: 1 MiB */
+
+struct td_xen_params {
+	uint16_t domid;
+	uint32_t devid;      /* the front end's virtual-device, for logs */
+	unsigned ring_order; /* 1 << ring_order pages */
+	uint32_t ring_refs[1 << TD_XEN_MAX_RING_ORDER];
+	uint32_t event_channel;
+	enum td_xen_protocol protocol;
+	enum td_xen_data data;
+};
+
+struct td_xen_stats {
+	uint64_t requests, segments, indirect, mapped, copied, notified;
+	uint64_t rejected; /* requests that broke the protocol */
+};
+
+/* Maps the ring, binds the event channel and serves until disconnected. */
+int td_xen_connect(struct td_disk *disk, const struct td_xen_params *params,
+		   struct td_xen **out, struct td_why *why);
+/* Takes no more requests, waits for those in flight without blocking, unmaps
+ * everything, then calls done(arg) from the loop; xen is gone by then. */
+void td_xen_disconnect(struct td_xen *xen, void (*done)(void *arg), void *arg);
+void td_xen_stats(const struct td_xen *xen, struct td_xen_stats *out);
+
+#endif
