@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The disks the daemon looks after: one tapdisk process each.
+ *
+ *   start -> STARTING -> SERVING -> (stop) STOPPING -> gone
+ *                \           \-> DEAD   its process died; stays until stopped
+ *                 \-> gone, with the reason
+ *
+ * All calls are asynchronous: their callbacks come from the loop, never from
+ * within the call. A tapdisk outlives the daemon; the next one adopts it.
+ */
+#ifndef DAEMON_DISKS_H
+#define DAEMON_DISKS_H
+
+#include <blktap/driver.h>
+#include <jansson.h>
+#include <sys/types.h>
+
+#include "control/rpc.h"
+#include "io/loop.h"
+
+struct td_disks;   /* all of them */
+struct td_tapdisk; /* one */
+
+enum td_tapdisk_state {
+	TAPDISK_STARTING,
+	TAPDISK_SERVING,
+	TAPDISK_STOPPING,
+	TAPDISK_DEAD,
+};
+
+/* ---- the set ------------------------------------------------------------- */
+
+struct td_disks_options {
+	const char *run_dir;     /* sockets are RUN_DIR/tapdisk/NAME.sock */
+	const char *tapdisk;     /* the program */
+	const char *cgroup;      /* "auto", "none", or the folder to use */
+};
+
+int td_disks_new(struct td_loop *loop, const struct td_disks_options *options,
+		 struct td_disks **out, struct td_why *why);
+/* The tapdisks go on serving. */
+void td_disks_free(struct td_disks *disks);
+/* Finds the tapdisks of an earlier daemon, then calls done(arg). */
+void td_disks_adopt(struct td_disks *disks, void (*done)(void *arg), void *arg);
+
+struct td_tapdisk *td_disks_find(struct td_disks *disks, const char *name);
+/* NULL: the first; returns NULL after the last. */
+struct td_tapdisk *td_disks_next(struct td_disks *disks, struct td_tapdisk *tap);
+struct td_loop *td_disks_loop(struct td_disks *disks);
+
+/* ---- one disk -------------------------------------------------------------- */
+
+struct td_tapdisk_want {
+	const char *spec;    /* "type:target[,key=value...]" */
+	const char *name;    /* [A-Za-z0-9._-], at most 48; NULL: next free dN */
+	const char *user;    /* who uses it, e.g. "domain 3"; NULL: unknown */
+	const char *nbd;     /* also listen here; NULL: no */
+	const char *engine;  /* NULL: the best */
+	bool read_only;
+};
+
+/* err 0: it serves. Else *why says why not and the disk is gone. */
+typedef void td_tapdisk_started(void *arg, struct td_tapdisk *tap, int err,
+				const char *why);
+
+/*
+ * Starts one. What can be refused at once is (NULL and *why): a name that is
+ * taken, an image that another disk writes. started is called once, with
+ * -ECANCELED if it is stopped first. Strings are copied.
+ */
+struct td_tapdisk *td_tapdisk_start(struct td_disks *disks,
+				    const struct td_tapdisk_want *want,
+				    td_tapdisk_started *started, void *arg,
+				    int *err, struct td_why *why);
+
+/* Who is told when the process of a SERVING disk dies by itself, once: the disk
+ * is DEAD then, and calls to it have failed. NULL: nobody. One at a time. */
+typedef void td_tapdisk_died(void *arg, struct td_tapdisk *tap, const char *cause);
+void td_tapdisk_on_death(struct td_tapdisk *tap, td_tapdisk_died *died, void *arg);
+
+/* Calls a method of the tapdisk. -ECONNRESET: it died, or is not SERVING. */
+void td_tapdisk_call(struct td_tapdisk *tap, const char *method,
+		     json_t *params /* taken; NULL: {} */,
+		     td_rpc_answered *answered, void *arg);
+/* No answer to arg any more: its owner goes away. */
+void td_tapdisk_forget(struct td_tapdisk *tap, const void *arg);
+
+/*
+ * Drains and ends it in any state; done(arg, err, why) when the process is gone
+ * and nothing of it is left. err says that the last flush failed, or that it
+ * did not end within 30 s: it is SERVING again then, and may be stopped once
+ * more, or killed. done may be NULL.
+ */
+typedef void td_tapdisk_stopped(void *arg, int err, const char *why);
+void td_tapdisk_stop(struct td_tapdisk *tap, td_tapdisk_stopped *done, void *arg);
+/* The same with SIGKILL: nothing is drained; acknowledged writes are kept. */
+void td_tapdisk_kill(struct td_tapdisk *tap, td_tapdisk_stopped *done, void *arg);
+
+const char *td_tapdisk_name(const struct td_tapdisk *tap);
+const char *td_tapdisk_spec(const struct td_tapdisk *tap);
+enum td_tapdisk_state td_tapdisk_state(const struct td_tapdisk *tap);
+bool td_tapdisk_read_only(const struct td_tapdisk *tap);
+pid_t td_tapdisk_pid(const struct td_tapdisk *tap);       /* 0: none (dead) */
+uint64_t td_tapdisk_size(const struct td_tapdisk *tap);       /* bytes */
+uint32_t td_tapdisk_block_size(const struct td_tapdisk *tap);
+/* What it answered to info when it was started or adopted: can, cluster, and,
+ * of an adopted one, its transports; docs/control.md. Borrowed. */
+json_t *td_tapdisk_info(const struct td_tapdisk *tap);
+void td_tapdisk_set_user(struct td_tapdisk *tap, const char *user);
+
+#endif
