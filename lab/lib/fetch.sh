@@ -223,9 +223,19 @@ xen_fetch() {
 	rm -rf "$new"/root/{boot,tmp}
 	# What the packages' own scripts would have made.
 	ln -sf gawk "$new/root/usr/bin/awk"
+	applets_add "$new/root"
 	root_pack "$new/root" "$new/dom0.cpio"
 	entry_done "$new" "$dir" "$list"
 	say "Xen $(sed -n 's/^xen-hypervisor-.*=//p' <<<"$list") unpacked ($(since "$start"))"
+}
+
+# usage: applets_add ROOT   (busybox's, where the packages brought no program)
+applets_add() {
+	local applet
+	for applet in $("$1/usr/bin/busybox" --list); do
+		compgen -G "$1/usr/*bin/$applet" >/dev/null ||
+			ln -s busybox "$1/usr/bin/$applet"
+	done
 }
 
 # usage: kernel_find SERIES   prints CODENAME PACKAGE=VERSION
