@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154
 # SPDX-License-Identifier: LGPL-2.1-or-later
 #
 # The host: QEMU runs Xen, Xen runs domain 0. QEMU works in the state folder
@@ -32,7 +32,7 @@ lab_boot() {
 lab_start() {
 	local dom0_memory=$((memory / 2))M
 	(
-		cd "$state"
+		cd "$state" || exit
 		rm -f serial.log serial.sock qemu.pid qemu.out store.img host/ready
 		rm -f host/jobs/*
 		truncate -s "$store" store.img

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154
 # SPDX-License-Identifier: LGPL-2.1-or-later
 #
 # Packages: what the lab runs comes from the distribution's archive through a
@@ -159,7 +159,8 @@ apt_download() {
 	shift
 	mkdir -p "$dir"
 	for item in "$@"; do
-		file=$dir/${item%%=*}_$(sed 's/:/%3a/g' <<<"${item#*=}")
+		file=${item#*=}
+		file=$dir/${item%%=*}_${file//:/%3a}
 		files+=("$file")
 		compgen -G "${file}_*.deb" >/dev/null || missing+=("$item")
 	done

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154
 # SPDX-License-Identifier: LGPL-2.1-or-later
 #
 # Talking to domain 0. A job is a file in host/jobs: NAME.job, a bash script
