@@ -20,11 +20,11 @@ lab_boot() {
 	start=$(now_ms)
 	lab_start
 	if ! lab_wait_ready; then
-		emulator_tripped || die_with_log "domain 0 did not come up in $wait s"
+		emulator_tripped || die_with_log
 		say "domain 0 died in a way known of QEMU's emulation; starting once more"
 		lab_stop
 		lab_start
-		lab_wait_ready || die_with_log "domain 0 did not come up in $wait s, twice"
+		lab_wait_ready || die_with_log
 	fi
 	say "ready in $(since "$start"): $(cat "$state/about")"
 }
@@ -101,12 +101,14 @@ lab_stop() {
 }
 
 die_with_log() {
+	local why="domain 0 died before it was ready"
+	! lab_alive || why="domain 0 was not ready after $wait s"
 	{
 		echo "--- the end of $state/serial.log"
-		cat "$state/qemu.out" 2>/dev/null
-		tail -n 15 "$state/serial.log" 2>/dev/null | tr -d '\r'
+		cat "$state/qemu.out"
+		tail -n 15 "$state/serial.log" | tr -d '\r'
 		echo "---"
 	} >&2
 	lab_stop
-	die "$@"
+	die "$why"
 }

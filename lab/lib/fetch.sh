@@ -40,6 +40,7 @@ lab_fetch() {
 	exec 9>"$cache/lock"
 	flock -w 900 9 || die "another lab holds $cache/lock"
 	rm -rf "$cache"/{xen,kernel}/.new.*
+	[[ ! $update ]] || rm -f "$cache"/apt/*/updated
 
 	native=$(host_codename)
 	[[ $xen != native ]] || xen=$(codename_xen "$native")
@@ -104,7 +105,7 @@ apt_sources() {
 	local uri release component with=
 	[[ ! -e $key ]] || with="[signed-by=$key] "
 	# shellcheck disable=SC2016
-	apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' \
+	apt-get indextargets --no-release-info --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' \
 		'Created-By: Packages' | sort -u |
 		while read -r uri release component; do
 			[[ $release = "$native"?(-updates|-security) ]] || continue
@@ -137,7 +138,7 @@ apt_setup() {
 	APT::Update::Post-Invoke "";
 	APT::Update::Post-Invoke-Success "";
 	END
-	if [[ $update || -z $(find "$dir/updated" -mmin -60 2>/dev/null) ]]; then
+	if [[ -z $(find "$dir/updated" -mmin -60 2>/dev/null) ]]; then
 		say "asking apt what $codename has"
 		apt_in "$codename" apt-get -qq update || die "apt-get update failed for $codename"
 		touch "$dir/updated"
@@ -165,8 +166,10 @@ apt_download() {
 		compgen -G "${file}_*.deb" >/dev/null || missing+=("$item")
 	done
 	if ((${#missing[@]})); then
-		(cd "$dir" && apt_in "$codename" apt-get -qq download "${missing[@]}") >&2 ||
+		(cd "$dir" && apt_in "$codename" apt-get -qq download "${missing[@]}") >&2 || {
+			rm -f "$cache/apt/$codename/updated"
 			die "download failed: ${missing[*]}"
+		}
 	fi
 	for file in "${files[@]}"; do
 		compgen -G "${file}_*.deb"
