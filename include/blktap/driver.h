@@ -214,6 +214,7 @@ const char *td_file_path(const struct td_file *file);
 uint64_t td_file_size(const struct td_file *file);   /* now; files grow */
 uint32_t td_file_align(const struct td_file *file);  /* offsets, lengths */
 bool td_file_is_device(const struct td_file *file);  /* a block device */
+bool td_file_can_discard(const struct td_file *file); /* opened for writing */
 bool td_file_same(const struct td_file *a, const struct td_file *b);
 
 /* Blocking forms, for open, close, create, check, info and td_work. Any

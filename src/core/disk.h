@@ -34,7 +34,7 @@ struct td_disk_stats {
 };
 
 /* The loop, registry and strings must outlive the disk. */
-int td_disk_open(struct td_loop *loop, const struct td_registry *registry,
+int td_disk_open(struct td_loop *loop, struct td_registry *registry,
 		 const char *spec, const struct td_disk_options *options,
 		 struct td_disk **out, struct td_why *why);
 /* No request in flight. Returns the error of a last flush, if any; the disk is

@@ -8,6 +8,7 @@
 #ifndef IO_ENGINE_H
 #define IO_ENGINE_H
 
+#include <blktap/driver.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>

@@ -71,11 +71,13 @@ struct td_fileop {
 	struct td_fileio *io;
 	struct td_rw rw;
 	struct td_work work;
-	struct list link;
-	struct list range_link;
-	struct iovec bounce;
-	uint64_t pos, chunk, hook_id;
-	unsigned step;
+	struct list link;          /* in the one line it waits in */
+	struct list range;         /* among the file's writes in progress */
+	struct iovec vec;          /* of a bounced transfer */
+	char *bounce;
+	uint64_t pos;              /* done so far */
+	uint64_t hook_id;
+	bool rmw, reading;
 	int err;
 };
 

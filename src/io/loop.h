@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The event loop: one per thread. A turn is
- *     wait -> what became ready -> deferred calls -> flush hooks -> wait
- * Flush hooks send what the turn has gathered: I/O to the kernel, responses to
+ *     deferred calls -> flush hooks -> wait -> what became ready
+ * Flush hooks send what has been gathered: I/O to the kernel, responses to
  * a guest or peer. Blocking calls run on a few worker threads, started when
  * first needed, and come back as events.
  *
@@ -58,9 +58,13 @@ void td_loop_defer(struct td_loop *loop, struct td_defer *defer);
 /* Takes a scheduled call back. */
 void td_loop_undefer(struct td_loop *loop, struct td_defer *defer);
 
-/* Runs at the end of every turn, after the deferred calls. */
+/*
+ * Runs before every wait, after the deferred calls. Returns true if it did
+ * something: then deferred calls and all hooks have another round before the
+ * loop waits, so that what one hook completes another can send.
+ */
 struct td_flush_hook {
-	void (*flush)(struct td_flush_hook *hook);
+	bool (*flush)(struct td_flush_hook *hook);
 	struct list link;
 };
 void td_loop_add_flush(struct td_loop *loop, struct td_flush_hook *hook);

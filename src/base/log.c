@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Log lines on stderr, one write each so that threads and processes do not mix
+ * theirs. journald sets JOURNAL_STREAM and reads a "<n>" priority prefix.
+ */
+#include "base/log.h"
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define WINDOW_MS 10000
+#define WINDOW_MESSAGES 10
+
+static int log_level = LOG_INFO;
+
+void td_log_level(int level)
+{
+	log_level = level;
+}
+
+static void log_line(const char *name, int level, const char *fmt, va_list args)
+{
+	char line[1024];
+	size_t room = sizeof(line) - 1, at = 0;
+
+	if (getenv("JOURNAL_STREAM"))
+		at += snprintf(line + at, room - at, "<%d>", level);
+	if (name)
+		at += snprintf(line + at, room - at, "%.256s: ", name);
+	at += vsnprintf(line + at, room - at, fmt, args);
+	if (at > room - 1)
+		at = room - 1;
+	line[at++] = '\n';
+	if (write(STDERR_FILENO, line, at) < 0)
+		return; /* nobody to tell */
+}
+
+void td_log(const char *name, int level, const char *fmt, ...)
+{
+	va_list args;
+
+	if (level > log_level)
+		return;
+	va_start(args, fmt);
+	log_line(name, level, fmt, args);
+	va_end(args);
+}
+
+void td_log_limited(struct td_ratelimit *limit, const char *name, int level,
+		    const char *fmt, ...)
+{
+	uint64_t now = td_now_ms();
+	va_list args;
+
+	if (level > log_level)
+		return;
+	if (now - limit->window_ms >= WINDOW_MS || !limit->window_ms) {
+		if (limit->dropped)
+			td_log(name, level, "%u more messages like this were dropped",
+			       limit->dropped);
+		*limit = (struct td_ratelimit){ .window_ms = now };
+	}
+	if (limit->count == WINDOW_MESSAGES) {
+		limit->dropped++;
+		return;
+	}
+	limit->count++;
+	va_start(args, fmt);
+	log_line(name, level, fmt, args);
+	va_end(args);
+}
+
+uint64_t td_now_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000ull + now.tv_nsec / 1000;
+}
+
+uint64_t td_now_ms(void)
+{
+	return td_now_us() / 1000;
+}

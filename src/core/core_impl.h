@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What disk.c, image.c and request.c share, and nobody else sees.
+ */
+#ifndef CORE_IMPL_H
+#define CORE_IMPL_H
+
+#include <stdatomic.h>
+#include <sys/types.h>
+
+#include "base/list.h"
+#include "core/disk.h"
+#include "core/queue.h"
+#include "core/spec.h"
+#include "io/file.h"
+
+#define TD_CHAIN_MAX 32
+#define TD_REQ_SIZE_MAX 256            /* a driver's bytes in a request */
+#define TD_SCRATCH_MAX (TD_CHAIN_MAX * TD_REQ_SIZE_MAX)
+#define TD_IOV_MAX 1024                /* pieces of memory of one request */
+#define TD_IOV_FEW 4
+
+struct td_queue {
+	struct td_disk *disk;
+	struct td_loop *loop;
+	struct td_fileio *io;
+	char *zeroes;                  /* what WRITE_ZEROES writes where it must */
+	struct iovec zero_iov[32];
+};
+
+/* What the core keeps about an image. img->core points here. */
+struct image_core {
+	struct td_image img;
+	struct td_disk *disk;
+	struct td_pool *kids;
+	struct list waiting;           /* slots, by td_wait() */
+	struct td_defer kick;
+	struct td_files files;
+	char *target;
+	unsigned depth;                /* 0: the top */
+	bool has_identity;
+	dev_t dev;
+	ino_t ino;
+	_Alignas(16) char state[];
+};
+
+struct td_disk {
+	char *name, *spec;
+	struct td_loop *loop;
+	struct td_registry *registry;
+	struct td_disk_options options;
+	struct td_queue queue;
+	struct image_core *top;
+	unsigned images;
+	size_t scratch;                /* of a request, all images' together */
+	uint64_t in_flight, traced;
+	struct td_disk_stats stats;
+};
+
+/* A request as the core sees it. */
+struct td_slot {
+	struct td_req req;
+	struct td_pool *pool;          /* NULL: td_req_new()'s */
+	struct list link;              /* free, or waiting */
+	unsigned shares;
+	td_step *again;                /* td_wait() */
+	struct td_fileop op;
+	/* what td_pass() changed, to be put back at the end */
+	bool passed;
+	uint64_t offset, len;
+	const struct iovec *iov;
+	unsigned iov_count;
+	struct td_image *image;
+	/* a transport's request */
+	struct td_req asked;           /* as it came */
+	bool flush_after;
+	uint64_t zero_left;
+	uint64_t id, since_us;         /* tracing */
+	struct iovec one, few[TD_IOV_FEW];
+	struct iovec *many;            /* TD_IOV_MAX; untouched until needed */
+	_Alignas(16) char scratch[];   /* then the transport's user_size bytes */
+};
+
+static inline struct td_slot *slot_of(const struct td_req *req)
+{
+	return container_of(req, struct td_slot, req);
+}
+
+static inline struct image_core *core_of(const struct td_image *img)
+{
+	return container_of(img, struct image_core, img);
+}
+
+/* Children of an image. */
+int kids_new(struct image_core *core, unsigned count);
+void kids_free(struct image_core *core);
+
+/* Opens the image of a specification; below: what it lies on top of, or NULL. */
+int image_open(struct td_disk *disk, struct image_core *above, const char *type,
+	       const char *target, const struct td_spec *options, bool read_only,
+	       bool shared, struct image_core **out, struct td_why *why);
+void image_close(struct image_core *core);
+
+#endif

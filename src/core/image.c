@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * One image of a chain: made, given its options, opened by its driver, checked.
+ * The images below are opened by the driver of the one above, from within its
+ * open(), through td_image_open_below().
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/guard.h"
+#include "core/core_impl.h"
+
+#define BLOCK_SIZE_MAX 4096
+
+/* Which file or device it is, where its target is a path. */
+static void find_identity(struct image_core *core)
+{
+	struct stat st;
+
+	if (stat(core->target, &st) < 0)
+		return;
+	core->has_identity = true;
+	core->dev = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
+	core->ino = S_ISBLK(st.st_mode) ? 0 : st.st_ino;
+}
+
+static bool chain_has(const struct image_core *top, const struct image_core *core)
+{
+	for (const struct td_image *img = &top->img; img; img = img->below) {
+		const struct image_core *other = core_of(img);
+
+		if (other != core && other->has_identity && core->has_identity &&
+		    other->dev == core->dev && other->ino == core->ino)
+			return true;
+	}
+	return false;
+}
+
+/* What a driver's open() left must make sense before anybody relies on it. */
+static int check_opened(struct image_core *core, struct td_why *why)
+{
+	struct td_image *img = &core->img;
+
+	if (!img->block_size)
+		img->block_size = 512;
+	if (img->below)
+		img->block_size = max_u64(img->block_size, img->below->block_size);
+	if (!img->cluster)
+		img->cluster = img->block_size;
+	if (!is_pow2(img->block_size) || img->block_size < 512 ||
+	    img->block_size > BLOCK_SIZE_MAX)
+		return td_fail(why, -EINVAL, "%s: its sector size %u is not supported",
+			       core->target, img->block_size);
+	if (!img->size || !is_aligned(img->size, img->block_size) ||
+	    img->size > INT64_MAX)
+		return td_fail(why, -EINVAL,
+			       "%s: its size of %llu bytes is no multiple of its sector "
+			       "size %u, or is 0", core->target,
+			       (unsigned long long)img->size, img->block_size);
+	return 0;
+}
+
+static struct image_core *image_new(struct td_disk *disk, const struct td_driver *driver,
+				    const char *target)
+{
+	struct image_core *core = calloc(1, sizeof(*core) + driver->state_size);
+
+	if (!core)
+		return NULL;
+	core->disk = disk;
+	core->target = strdup(target);
+	core->files.hook = disk->options.hook;
+	core->files.force_align = disk->options.force_align;
+	core->img.driver = driver;
+	core->img.target = core->target;
+	core->img.files = &core->files;
+	core->img.queue = &disk->queue;
+	core->img.state = core->state;
+	core->img.core = core;
+	core->img.can = driver->can;
+	list_init(&core->waiting);
+	if (!core->target) {
+		free(core);
+		return NULL;
+	}
+	return core;
+}
+
+static void image_free(struct image_core *core)
+{
+	td_options_free(core->img.driver->options, core->state);
+	kids_free(core);
+	free(core->target);
+	free(core);
+}
+
+int image_open(struct td_disk *disk, struct image_core *above, const char *type,
+	       const char *target, const struct td_spec *options, bool read_only,
+	       bool shared, struct image_core **out, struct td_why *why)
+{
+	const struct td_driver *driver;
+	struct image_core *core;
+	int err;
+
+	if (disk->images == TD_CHAIN_MAX)
+		return td_fail(why, -ELOOP, "%s: the chain of images is longer than %d",
+			       target, TD_CHAIN_MAX);
+	driver = td_registry_find(disk->registry, type, why);
+	if (!driver)
+		return -ENOENT;
+	core = image_new(disk, driver, target);
+	if (!core)
+		return td_fail(why, -ENOMEM, "%s: no memory", target);
+	core->depth = disk->images++;
+	core->img.scratch_at = disk->scratch;
+	core->img.read_only = read_only || !(driver->can & TD_CAN_WRITE);
+	core->img.shared = shared;
+	disk->scratch += round_up(driver->req_size, 16);
+	if (shared && !(driver->can & TD_CAN_SHARE)) {
+		err = td_fail(why, -EINVAL, "%s: a %s image cannot have several writers",
+			      target, driver->name);
+		goto fail;
+	}
+	find_identity(core);
+	if (above && chain_has(disk->top, core)) {
+		err = td_fail(why, -ELOOP, "%s: the chain of images comes back to it",
+			      target);
+		goto fail;
+	}
+	/* in the chain before it opens, so that images below it see it */
+	if (above)
+		above->img.below = &core->img;
+	else
+		disk->top = core;
+	err = options ? td_options_apply(driver->options, options, core->state, why) : 0;
+	if (err)
+		goto unlink;
+	err = driver->open(&core->img, why);
+	if (err)
+		goto close_below;
+	err = check_opened(core, why);
+	if (!err)
+		err = kids_new(core, disk->options.depth);
+	if (err)
+		goto close;
+	*out = core;
+	return 0;
+close:
+	driver->close(&core->img);
+close_below:
+	if (core->img.below)
+		image_close(core_of(core->img.below));
+unlink:
+	if (above)
+		above->img.below = NULL;
+	else
+		disk->top = NULL;
+fail:
+	disk->images--;
+	image_free(core);
+	return err;
+}
+
+void image_close(struct image_core *core)
+{
+	struct td_image *below = core->img.below;
+
+	core->img.driver->close(&core->img);
+	if (below)
+		image_close(core_of(below));
+	core->disk->images--;
+	image_free(core);
+}
+
+static char *path_beside(const char *from_file, const char *target)
+{
+	const char *slash = from_file ? strrchr(from_file, '/') : NULL;
+	char *path;
+
+	if (*target == '/' || !slash)
+		return strdup(target);
+	if (asprintf(&path, "%.*s%s", (int)(slash + 1 - from_file), from_file, target) < 0)
+		return NULL;
+	return path;
+}
+
+int td_image_open_below(struct td_image *img, const char *type, const char *target,
+			const char *from_file, struct td_why *why)
+{
+	AUTO_FREE char *path = path_beside(from_file, target);
+	struct image_core *core = core_of(img), *below;
+
+	if (!path)
+		return td_fail(why, -ENOMEM, "%s: no memory", target);
+	return image_open(core->disk, core, type, path, NULL, true, false, &below, why);
+}

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The drivers built in.
+ */
+#include "drivers/builtin.h"
+
+extern const struct td_driver aio_driver;
+
+const struct td_driver *const td_builtin_drivers[] = {
+	&aio_driver,
+	NULL,
+};
+
+const struct td_driver_alias td_builtin_aliases[] = {
+	{ "raw", "aio" },
+	{ "sync", "aio" }, /* the synchronous driver of 2006; ours never blocks */
+	{ NULL },
+};
