@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The server: it accepts connections, bounds their number, gathers their
+ * replies at the end of each turn and gives idle memory back.
+ *
+ * Peers that connect and do not negotiate cannot keep others out: they have ten
+ * seconds, and when there are too many of them the oldest makes room.
+ */
+#include "transports/nbd/nbd.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "core/disk.h"
+#include "transports/nbd/conn.h"
+
+#define CONNS_MAX 32   /* that are served */
+#define HELLOS_MAX 16  /* that negotiate */
+#define ACCEPT_BATCH 16
+#define ACCEPT_RETRY_MS 200
+#define TRIM_MS 1000
+#define SEND_BUFFER (1 << 20)
+
+/* ---- connections ------------------------------------------------------- */
+
+unsigned td_nbd_connections(const struct td_nbd *nbd)
+{
+	return nbd->conn_count;
+}
+
+void nbd_sending(struct nbd_conn *conn)
+{
+	if (!conn->blocked && list_empty(&conn->send_link))
+		list_add(&conn->nbd->sending, &conn->send_link);
+}
+
+static bool send_all(struct td_flush_hook *hook)
+{
+	struct td_nbd *nbd = container_of(hook, struct td_nbd, hook);
+	struct list *link;
+
+	while ((link = list_pop(&nbd->sending)))
+		nbd_conn_send(list_item(link, struct nbd_conn, send_link));
+	return false; /* what it makes room for comes back as a deferred call */
+}
+
+/* Buffers nobody has used for a whole period go back to the system. */
+static void trim(struct td_timer *timer)
+{
+	struct td_nbd *nbd = container_of(timer, struct td_nbd, trim_timer);
+	bool more = false;
+
+	LIST_FOR(struct nbd_conn, conn, &nbd->conns, link) {
+		bool idle = conn->head == conn->tail &&
+			    !(conn->pool && td_pool_busy(conn->pool));
+
+		more |= !nbd_buffers_trim(&conn->buffers, idle);
+	}
+	if (more)
+		td_timer_arm(nbd->loop, timer, TRIM_MS);
+}
+
+void nbd_touched(struct td_nbd *nbd)
+{
+	if (!nbd->trim_timer.armed && !nbd->closing)
+		td_timer_arm(nbd->loop, &nbd->trim_timer, TRIM_MS);
+}
+
+/* ---- accepting --------------------------------------------------------- */
+
+static void hello_evict(struct td_nbd *nbd)
+{
+	LIST_FOR(struct nbd_conn, conn, &nbd->conns, link) {
+		if (conn->state == NBD_CONN_HELLO) {
+			nbd_conn_drop(conn, "gives way: too many negotiate");
+			return;
+		}
+	}
+}
+
+static void socket_tune(int fd)
+{
+	int one = 1, size = SEND_BUFFER, domain = 0;
+	socklen_t len = sizeof(domain);
+
+	getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len);
+	if (domain == AF_UNIX) {
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+	} else { /* the kernel sizes TCP's buffers itself */
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+		setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+	}
+}
+
+static void peer_take(struct td_nbd *nbd, int fd)
+{
+	const char *name = td_disk_name(nbd->disk);
+	char peer[64];
+	int err;
+
+	nbd_socket_name(fd, true, peer, sizeof(peer));
+	if (nbd->conn_count - nbd->hello_count >= CONNS_MAX) {
+		td_log_limited(&nbd->noise, name, LOG_WARNING,
+			       "NBD: %s refused: %d connections are served already",
+			       peer, CONNS_MAX);
+		close(fd);
+		return;
+	}
+	if (nbd->hello_count >= HELLOS_MAX)
+		hello_evict(nbd);
+	socket_tune(fd);
+	err = nbd_conn_new(nbd, fd, peer);
+	if (err)
+		td_log_limited(&nbd->noise, name, LOG_WARNING, "NBD: %s refused: %s",
+			       peer, strerror(-err));
+}
+
+static void listeners_watch(struct td_nbd *nbd, uint32_t events)
+{
+	for (unsigned i = 0; i < nbd->sockets.count; i++)
+		td_watch_change(nbd->loop, &nbd->listener[i].watch, events);
+}
+
+static void accept_again(struct td_timer *timer)
+{
+	listeners_watch(container_of(timer, struct td_nbd, accept_timer), EPOLLIN);
+}
+
+static void listener_ready(struct td_watch *watch, uint32_t events)
+{
+	struct nbd_listener *listener = container_of(watch, struct nbd_listener, watch);
+	struct td_nbd *nbd = listener->nbd;
+
+	for (unsigned i = 0; i < ACCEPT_BATCH; i++) {
+		int fd = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+		if (fd >= 0) {
+			peer_take(nbd, fd);
+			continue;
+		}
+		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM ||
+		    errno == ENOBUFS) {
+			td_log_limited(&nbd->noise, td_disk_name(nbd->disk), LOG_WARNING,
+				       "NBD: no room for a connection: %s",
+				       strerror(errno));
+			listeners_watch(nbd, 0);
+			td_timer_arm(nbd->loop, &nbd->accept_timer, ACCEPT_RETRY_MS);
+		}
+		return; /* none left, or one that went away meanwhile */
+	}
+}
+
+static void listeners_stop(struct td_nbd *nbd, unsigned count)
+{
+	while (count--)
+		td_watch_stop(nbd->loop, &nbd->listener[count].watch);
+	nbd_sockets_close(&nbd->sockets);
+}
+
+static int listeners_start(struct td_nbd *nbd, struct td_why *why)
+{
+	for (unsigned i = 0; i < nbd->sockets.count; i++) {
+		struct nbd_listener *listener = &nbd->listener[i];
+		int err;
+
+		listener->nbd = nbd;
+		listener->watch.ready = listener_ready;
+		err = td_watch_start(nbd->loop, &listener->watch, nbd->sockets.fd[i],
+				     EPOLLIN);
+		if (err) {
+			listeners_stop(nbd, i);
+			return td_fail(why, err, "NBD: cannot watch a socket: %s",
+				       strerror(-err));
+		}
+	}
+	return 0;
+}
+
+/* ---- beginning and end ------------------------------------------------- */
+
+static void export_fill(struct nbd_export *export, const struct td_disk *disk)
+{
+	uint64_t cluster = td_disk_cluster(disk);
+
+	*export = (struct nbd_export){
+		.name = td_disk_name(disk),
+		.size = td_disk_size(disk),
+		.block_size = td_disk_block_size(disk),
+		.can = td_disk_can(disk),
+	};
+	if (td_disk_read_only(disk))
+		export->can &= ~(uint32_t)TD_CAN_WRITE;
+	if (!is_pow2(cluster) || cluster > NBD_MAX_PAYLOAD)
+		cluster = 0;
+	export->preferred = max_u64(max_u64(cluster, 4096), export->block_size);
+}
+
+int td_nbd_listen(struct td_disk *disk, const char *address, struct td_nbd **out,
+		  struct td_why *why)
+{
+	struct td_nbd *nbd = calloc(1, sizeof(*nbd));
+	char where[128];
+	int err;
+
+	if (!nbd)
+		return td_fail(why, -ENOMEM, "NBD: no memory");
+	nbd->disk = disk;
+	nbd->loop = td_queue_loop(td_disk_queue(disk));
+	list_init(&nbd->conns);
+	list_init(&nbd->sending);
+	nbd->hook.flush = send_all;
+	nbd->trim_timer.fired = trim;
+	nbd->accept_timer.fired = accept_again;
+	export_fill(&nbd->export, disk);
+	err = nbd_sockets_open(address, &nbd->sockets, why);
+	if (err)
+		goto free_nbd;
+	nbd_socket_name(nbd->sockets.fd[0], false, where, sizeof(where));
+	err = listeners_start(nbd, why);
+	if (err)
+		goto free_nbd;
+	td_loop_add_flush(nbd->loop, &nbd->hook);
+	td_log(td_disk_name(disk), LOG_INFO, "NBD: listening on %s", where);
+	*out = nbd;
+	return 0;
+free_nbd:
+	free(nbd);
+	return err;
+}
+
+static void closed_check(struct td_nbd *nbd)
+{
+	if (nbd->closing && list_empty(&nbd->conns))
+		td_loop_defer(nbd->loop, &nbd->closed_later);
+}
+
+static void closed(struct td_defer *defer)
+{
+	struct td_nbd *nbd = container_of(defer, struct td_nbd, closed_later);
+	void (*done)(void *arg) = nbd->closed;
+	void *arg = nbd->closed_arg;
+
+	td_loop_del_flush(&nbd->hook);
+	free(nbd);
+	done(arg);
+}
+
+void nbd_conn_ended(struct nbd_conn *conn)
+{
+	struct td_nbd *nbd = conn->nbd;
+
+	list_del(&conn->link);
+	nbd->conn_count--;
+	td_loop_undefer(nbd->loop, &conn->later);
+	td_pool_free(conn->pool);
+	nbd_buffers_fini(&conn->buffers);
+	free(conn);
+	closed_check(nbd);
+}
+
+void td_nbd_close(struct td_nbd *nbd, void (*done)(void *arg), void *arg)
+{
+	nbd->closing = true;
+	nbd->closed = done;
+	nbd->closed_arg = arg;
+	nbd->closed_later.run = closed;
+	td_timer_cancel(&nbd->trim_timer);
+	td_timer_cancel(&nbd->accept_timer);
+	listeners_stop(nbd, nbd->sockets.count);
+	LIST_FOR(struct nbd_conn, conn, &nbd->conns, link)
+		nbd_conn_drain(conn);
+	closed_check(nbd);
+}
