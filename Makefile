@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# The front door. Meson does the work, in build/.
+PREFIX ?= /usr/local
+DESTDIR ?=
+BUILD ?= build
+
+.PHONY: all check install demo bench powercut fuzz format clean
+
+all: $(BUILD)/build.ninja
+	ninja -C $(BUILD)
+
+$(BUILD)/build.ninja:
+	scripts/install-packages build
+	meson setup $(BUILD) --prefix=$(PREFIX)
+
+check:
+	scripts/check
+
+install: all
+	@meson configure $(BUILD) -Dprefix=$(PREFIX) >/dev/null
+	DESTDIR=$(DESTDIR) meson install -C $(BUILD)
+
+demo:
+	scripts/demo
+
+bench: all
+	scripts/install-packages bench
+	bench/run $(BENCH_ARGS)
+
+# As long as one wants: SECONDS=3600 make powercut
+powercut: all
+	tests/powercut/run $(SECONDS)
+
+format:
+	git ls-files '*.c' '*.h' | xargs clang-format -i
+
+clean:
+	rm -rf $(BUILD) build-*

@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * tapdisk: one disk, one process. Opens the images, serves them until it is told
+ * to stop, then lets what is in flight end, flushes and closes.
+ *
+ * This is the one place that names every part.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/args.h"
+#include "base/log.h"
+#include "config.h"
+#include "core/disk.h"
+#include "drivers/builtin.h"
+#include "transports/nbd/nbd.h"
+
+struct options {
+	const char *disk, *name, *nbd, *engine, *plugins;
+	bool read_only, trace, verbose, version, help;
+};
+
+static const struct td_arg rows[] = {
+	{ "disk", 'd', "SPEC", offsetof(struct options, disk),
+	  "the disk: type:target[,key=value...]" },
+	{ "read-only", 'r', NULL, offsetof(struct options, read_only),
+	  "change not one byte of any file" },
+	{ "nbd", 'n', "ADDRESS", offsetof(struct options, nbd),
+	  "serve NBD on unix:PATH or tcp:HOST:PORT" },
+	{ "name", 0, "NAME", offsetof(struct options, name),
+	  "the disk's name in messages; default: its target" },
+	{ "engine", 0, "NAME", offsetof(struct options, engine),
+	  "io_uring or libaio; default: the best there is" },
+	{ "plugins", 0, "FOLDER", offsetof(struct options, plugins),
+	  "where drivers that are not built in are found" },
+	{ "trace", 0, NULL, offsetof(struct options, trace),
+	  "print the life of each request, line by line" },
+	{ "verbose", 'v', NULL, offsetof(struct options, verbose),
+	  "more messages" },
+	{ "version", 'V', NULL, offsetof(struct options, version),
+	  "print the version and end" },
+	{ "help", 'h', NULL, offsetof(struct options, help), "print this and end" },
+	{ NULL },
+};
+
+struct tapdisk {
+	struct td_loop *loop;
+	struct td_registry *registry;
+	struct td_disk *disk;
+	struct td_nbd *nbd;
+	struct td_watch signals;
+	bool ending;
+};
+
+static void say_driver(void *arg, const struct td_driver *driver)
+{
+	printf("  %-10s %s\n", driver->name, driver->summary);
+}
+
+static int drivers_add(struct td_registry *registry)
+{
+	int err = 0;
+
+	for (int i = 0; td_builtin_drivers[i] && !err; i++)
+		err = td_registry_add(registry, td_builtin_drivers[i]);
+	for (int i = 0; td_builtin_aliases[i].alias && !err; i++)
+		err = td_registry_add_alias(registry, td_builtin_aliases[i].alias,
+					    td_builtin_aliases[i].name);
+	return err;
+}
+
+static void print_help(struct td_registry *registry)
+{
+	puts("tapdisk --disk SPEC [--read-only] [--nbd ADDRESS]\n\n"
+	     "Serves one disk image. Options:");
+	td_args_help(rows);
+	puts("\nDrivers:");
+	td_registry_each(registry, say_driver, NULL);
+	puts("\nA comma in a target is written \\, . See tapdisk(8).");
+}
+
+/* ---- serving --------------------------------------------------------------- */
+
+static void served(void *arg)
+{
+	struct tapdisk *tapdisk = arg;
+
+	td_loop_stop(tapdisk->loop);
+}
+
+static void end(struct tapdisk *tapdisk)
+{
+	if (tapdisk->ending)
+		return;
+	tapdisk->ending = true;
+	if (tapdisk->nbd)
+		td_nbd_close(tapdisk->nbd, served, tapdisk);
+	else
+		served(tapdisk);
+}
+
+static void signal_ready(struct td_watch *watch, uint32_t events)
+{
+	struct tapdisk *tapdisk = container_of(watch, struct tapdisk, signals);
+	struct signalfd_siginfo info;
+
+	if (read(watch->fd, &info, sizeof(info)) < 0)
+		return;
+	td_log(td_disk_name(tapdisk->disk), LOG_INFO, "ending: %s",
+	       strsignal(info.ssi_signo));
+	end(tapdisk);
+}
+
+/* Blocked before any thread starts, so that all threads have them blocked. */
+static int signals_block(sigset_t *set)
+{
+	sigemptyset(set);
+	sigaddset(set, SIGTERM);
+	sigaddset(set, SIGINT);
+	sigaddset(set, SIGHUP);
+	signal(SIGPIPE, SIG_IGN);
+	return sigprocmask(SIG_BLOCK, set, NULL) < 0 ? -errno : 0;
+}
+
+static int signals_watch(struct tapdisk *tapdisk, const sigset_t *set)
+{
+	int fd = signalfd(-1, set, SFD_CLOEXEC | SFD_NONBLOCK);
+
+	if (fd < 0)
+		return -errno;
+	tapdisk->signals.ready = signal_ready;
+	return td_watch_start(tapdisk->loop, &tapdisk->signals, fd, EPOLLIN);
+}
+
+static int serve(struct tapdisk *tapdisk, const struct options *options,
+		 struct td_why *why)
+{
+	struct td_disk *disk = tapdisk->disk;
+	int err = 0;
+
+	if (options->nbd)
+		err = td_nbd_listen(disk, options->nbd, &tapdisk->nbd, why);
+	if (err)
+		return err;
+	td_log(td_disk_name(disk), LOG_INFO, "%s: %llu bytes, %s, %s%s%s",
+	       td_disk_spec(disk), (unsigned long long)td_disk_size(disk),
+	       td_disk_read_only(disk) ? "read-only" : "writable",
+	       td_disk_engine(disk), options->nbd ? ", NBD on " : "",
+	       options->nbd ? options->nbd : "");
+	td_loop_run(tapdisk->loop);
+	return 0;
+}
+
+static int run(struct tapdisk *tapdisk, const struct options *options)
+{
+	struct td_disk_options how = {
+		.name = options->name,
+		.read_only = options->read_only,
+		.engine = options->engine,
+		.trace = options->trace,
+	};
+	struct td_why why = { "" };
+	sigset_t signals;
+	int err, closed;
+
+	err = signals_block(&signals);
+	if (!err)
+		err = td_loop_new(&tapdisk->loop);
+	if (!err)
+		err = signals_watch(tapdisk, &signals);
+	if (!err)
+		err = td_disk_open(tapdisk->loop, tapdisk->registry, options->disk,
+				   &how, &tapdisk->disk, &why);
+	if (!err)
+		err = serve(tapdisk, options, &why);
+	if (err)
+		td_log("tapdisk", LOG_ERR, "%s", why.text[0] ? why.text : strerror(-err));
+	closed = td_disk_close(tapdisk->disk);
+	if (closed)
+		td_log(options->disk, LOG_ERR, "last flush: %s", strerror(-closed));
+	if (tapdisk->signals.fd > 0)
+		close(tapdisk->signals.fd);
+	td_loop_free(tapdisk->loop);
+	return err ? err : closed;
+}
+
+static int usage(const char *text)
+{
+	fprintf(stderr, "tapdisk: %s (see tapdisk --help)\n", text);
+	return 2;
+}
+
+int main(int argc, char **argv)
+{
+	struct options options = { 0 };
+	struct tapdisk tapdisk = { 0 };
+	struct td_why why;
+	int count, err;
+
+	if (td_args_parse(rows, &options, argv, &count, &why))
+		return usage(why.text);
+	if (options.version) {
+		puts("tapdisk " BLKTAP_VERSION);
+		return 0;
+	}
+	if (td_registry_new(options.plugins, &tapdisk.registry) ||
+	    drivers_add(tapdisk.registry))
+		return usage("no memory");
+	if (options.help) {
+		print_help(tapdisk.registry);
+		err = 0;
+	} else if (count) {
+		err = usage("it takes options only");
+	} else if (!options.disk) {
+		err = usage("--disk is missing");
+	} else {
+		td_log_level(options.verbose ? LOG_DEBUG : LOG_INFO);
+		err = run(&tapdisk, &options) ? 1 : 0;
+	}
+	td_registry_free(tapdisk.registry);
+	return err;
+}
