@@ -38,11 +38,17 @@ struct td_xen_params {
 	uint32_t event_channel;
 	enum td_xen_protocol protocol;
 	enum td_xen_data data;
+	/* Called once, from the loop, when the guest has broken its ring: it is
+	 * served no longer, and is to be disconnected. May be NULL. */
+	void (*broken)(void *arg);
+	void *arg;
 };
 
 struct td_xen_stats {
 	uint64_t requests, segments, indirect, mapped, copied, notified;
 	uint64_t rejected; /* requests that broke the protocol */
+	uint64_t in_flight;
+	bool broken;       /* the ring itself did */
 };
 
 /* Maps the ring, binds the event channel and serves until disconnected. */

@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What happens to a request once it is taken: its segments and data are copied
+ * or mapped, it goes to the disk and comes back, it is answered. Each function
+ * moves a slot one stage on; see xen.c for the whole way.
+ */
+#include "transports/xen/slot.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+
+#include "core/disk.h"
+
+/* data=auto: requests of more segments than this are mapped. */
+#define AUTO_COPY_SEGMENTS 11
+
+static void complain(struct td_xen *xen, const char *what, const struct slot *slot)
+{
+	td_log_limited(&xen->complaints, td_disk_name(xen->disk), LOG_WARNING,
+		       "domain %u, device %u: request %#" PRIx64 " (operation %u): %s",
+		       xen->params.domid, xen->params.devid, slot->head.id,
+		       slot->head.code, what);
+}
+
+/* ---- the batch of grant copies ------------------------------------------- */
+
+static void slot_copied(struct slot *slot, int err);
+
+void slots_copy(struct td_xen *xen)
+{
+	struct list batched;
+
+	if (!xen->batch_count)
+		return;
+	xen->guest->ops->copy(xen->guest, xen->batch, xen->batch_count);
+	list_init(&batched);
+	list_join(&batched, &xen->batched);
+	LIST_FOR_SAFE (struct slot, slot, &batched, link) {
+		int err = 0;
+
+		for (unsigned i = 0; i < slot->copies && !err; i++)
+			err = xen->batch[slot->copy_at + i].err;
+		slot->copies = 0;
+		list_del(&slot->link);
+		slot_copied(slot, err);
+	}
+	xen->batch_count = 0;
+}
+
+static void batch_enter(struct slot *slot, enum stage stage, unsigned copies)
+{
+	struct td_xen *xen = slot->xen;
+
+	if (xen->batch_count + copies > SLOT_COPIES)
+		slots_copy(xen);
+	slot->stage = stage;
+	slot->copy_at = xen->batch_count;
+	slot->copies = 0;
+	list_add(&xen->batched, &slot->link);
+}
+
+static void batch_add(struct slot *slot, struct guest_copy copy)
+{
+	struct td_xen *xen = slot->xen;
+
+	xen->batch[xen->batch_count++] = copy;
+	slot->copies++;
+}
+
+/* The data of a request, between its segments and its pages of the pool. */
+static void batch_data(struct slot *slot, enum stage stage)
+{
+	uint8_t *local = slot->memory;
+
+	batch_enter(slot, stage, slot->head.seg_count);
+	for (unsigned i = 0; i < slot->head.seg_count; i++) {
+		const struct ring_seg *seg = &slot->segs[i];
+
+		batch_add(slot, (struct guest_copy){
+			.local = local,
+			.gref = seg->gref,
+			.offset = seg->offset,
+			.len = seg->len,
+			.to_guest = stage == COPY_OUT,
+		});
+		local += seg->len;
+	}
+}
+
+static void batch_segments(struct slot *slot)
+{
+	uint8_t *local = (uint8_t *)slot->iov; /* unused as yet, and large enough */
+	unsigned left = slot->head.seg_count * 8u;
+
+	static_assert(sizeof(slot->iov) >= TD_XEN_MAX_SEGMENTS * 8, "room for segments");
+	batch_enter(slot, COPY_SEGMENTS, RING_INDIRECT_PAGES);
+	for (unsigned i = 0; left; i++) {
+		unsigned len = (unsigned)min_u64(left, RING_PAGE);
+
+		batch_add(slot, (struct guest_copy){
+			.local = local, .gref = slot->head.pages[i], .len = (uint16_t)len,
+		});
+		local += len;
+		left -= len;
+	}
+}
+
+/* ---- answers ------------------------------------------------------------- */
+
+static void slot_answer(struct slot *slot, enum ring_status status)
+{
+	slot->status = status;
+	list_add(&slot->xen->to_answer, &slot->link);
+}
+
+void slot_reject(struct slot *slot, enum ring_status status, const char *what)
+{
+	slot->xen->stats.rejected++;
+	complain(slot->xen, what, slot);
+	slot_answer(slot, status);
+}
+
+void slot_release(struct slot *slot)
+{
+	struct td_xen *xen = slot->xen;
+
+	if (slot->mapped)
+		xen->guest->ops->unmap(xen->guest, slot->memory, slot->pages);
+	else if (slot->memory)
+		pages_put(&xen->pages, slot->memory, slot->pages);
+	if (xen->barrier == slot)
+		xen->barrier = NULL;
+	td_pool_put(xen->pool, slot->req);
+}
+
+/* True: something was answered. */
+bool slots_answer(struct td_xen *xen)
+{
+	struct list *link;
+
+	if (list_empty(&xen->to_answer))
+		return false;
+	while ((link = list_pop(&xen->to_answer))) {
+		struct slot *slot = list_item(link, struct slot, link);
+
+		/* The guest has its pages back before it is told so. */
+		ring_answer(&xen->ring, slot->head.id, slot->head.code, slot->status);
+		slot_release(slot);
+	}
+	if (!xen->stats.broken && ring_push(&xen->ring)) {
+		xen->stats.notified++;
+		xen->guest->ops->notify(xen->guest);
+	}
+	return true;
+}
+
+static enum ring_status status_of(int err)
+{
+	if (!err)
+		return RING_OKAY;
+	return err == -EOPNOTSUPP ? RING_UNSUPPORTED : RING_ERROR;
+}
+
+/* ---- to the disk and back ------------------------------------------------ */
+
+static void slot_submit(struct slot *slot, enum stage stage, enum td_op op, unsigned flags)
+{
+	struct td_req *req = slot->req;
+	bool data = op == TD_READ || op == TD_WRITE;
+
+	slot->stage = stage;
+	req->op = op;
+	req->flags = flags;
+	req->offset = op == TD_FLUSH ? 0 : slot->head.offset;
+	req->len = op == TD_FLUSH ? 0 : slot->head.len;
+	req->iov = data ? slot->iov : NULL;
+	if (!data)
+		req->iov_count = 0;
+	td_submit(req);
+}
+
+static void slot_submit_data(struct slot *slot)
+{
+	enum td_op op = slot->head.op == RING_READ ? TD_READ : TD_WRITE;
+
+	slot_submit(slot, AT_DISK, op, slot->head.op == RING_BARRIER ? TD_FUA : 0);
+}
+
+/* May be called from within td_submit(): the hook goes on from here. */
+void slot_ended(struct td_req *req)
+{
+	struct slot *slot = td_req_user(req);
+
+	list_add(&slot->xen->ended, &slot->link);
+}
+
+static void slot_feed(struct slot *slot)
+{
+	list_add(&slot->xen->hungry, &slot->link);
+}
+
+static void slot_after_disk(struct slot *slot)
+{
+	int err = slot->req->err;
+
+	if (slot->stage == FLUSH_FIRST && !err && slot->head.seg_count)
+		slot_feed(slot);
+	else if (slot->head.op == RING_READ && !err && !slot->mapped)
+		batch_data(slot, COPY_OUT);
+	else
+		slot_answer(slot, status_of(err));
+}
+
+bool slots_after_disk(struct td_xen *xen)
+{
+	struct list *link;
+	bool any = false;
+
+	while ((link = list_pop(&xen->ended))) {
+		slot_after_disk(list_item(link, struct slot, link));
+		any = true;
+	}
+	return any;
+}
+
+static void slot_copied(struct slot *slot, int err)
+{
+	const char *what;
+	enum ring_status status;
+
+	if (err) {
+		slot_reject(slot, RING_ERROR, "a grant cannot be copied");
+		return;
+	}
+	switch (slot->stage) {
+	case COPY_SEGMENTS:
+		status = ring_indirect(&slot->head, (uint8_t *)slot->iov,
+				       slot->indirect, &what);
+		if (status)
+			slot_reject(slot, status, what);
+		else
+			slot_feed(slot);
+		break;
+	case COPY_IN:
+		slot_submit_data(slot);
+		break;
+	case COPY_OUT:
+		slot_answer(slot, RING_OKAY);
+		break;
+	case TAKEN:
+	case AT_DISK:
+	case FLUSH_FIRST:
+		break; /* have no copies */
+	}
+}
+
+/* ---- memory for the data ------------------------------------------------- */
+
+static bool wants_map(const struct slot *slot)
+{
+	switch (slot->xen->params.data) {
+	case TD_XEN_MAP:
+		return true;
+	case TD_XEN_COPY:
+		return false;
+	case TD_XEN_AUTO:
+		break;
+	}
+	return slot->head.seg_count > AUTO_COPY_SEGMENTS;
+}
+
+/* The parts of the mapped pages; neighbours become one. */
+static unsigned slot_iovecs(struct slot *slot)
+{
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < slot->head.seg_count; i++) {
+		const struct ring_seg *seg = &slot->segs[i];
+		uint8_t *base = (uint8_t *)slot->memory + i * RING_PAGE + seg->offset;
+		struct iovec *last = count ? &slot->iov[count - 1] : NULL;
+
+		if (last && (uint8_t *)last->iov_base + last->iov_len == base)
+			last->iov_len += seg->len;
+		else
+			slot->iov[count++] = (struct iovec){ base, seg->len };
+	}
+	return count;
+}
+
+static void slot_map(struct slot *slot)
+{
+	struct td_xen *xen = slot->xen;
+	uint32_t grefs[TD_XEN_MAX_SEGMENTS];
+	unsigned count = slot->head.seg_count;
+
+	for (unsigned i = 0; i < count; i++)
+		grefs[i] = slot->segs[i].gref;
+	slot->memory = xen->guest->ops->map(xen->guest, grefs, count,
+					    slot->head.op == RING_READ);
+	if (!slot->memory) {
+		slot_reject(slot, RING_ERROR, "a grant cannot be mapped");
+		return;
+	}
+	slot->mapped = true;
+	slot->pages = count;
+	slot->req->iov_count = slot_iovecs(slot);
+	xen->stats.mapped++;
+	slot_submit_data(slot);
+}
+
+/* False: no memory now. */
+static bool slot_copy(struct slot *slot)
+{
+	struct td_xen *xen = slot->xen;
+	unsigned pages = (unsigned)(round_up(slot->head.len, RING_PAGE) / RING_PAGE);
+
+	slot->memory = pages_get(&xen->pages, pages);
+	if (!slot->memory)
+		return false;
+	list_del(&slot->link);
+	slot->pages = pages;
+	slot->iov[0] = (struct iovec){ slot->memory, slot->head.len };
+	slot->req->iov_count = 1;
+	xen->stats.copied++;
+	if (slot->head.op == RING_READ)
+		slot_submit_data(slot);
+	else
+		batch_data(slot, COPY_IN);
+	return true;
+}
+
+void slots_feed(struct td_xen *xen)
+{
+	xen->starved = false;
+	LIST_FOR_SAFE (struct slot, slot, &xen->hungry, link) {
+		slot->segs = slot->head.indirect ? slot->indirect : slot->head.segs;
+		if (wants_map(slot)) {
+			list_del(&slot->link);
+			slot_map(slot);
+		} else if (!slot_copy(slot)) {
+			xen->starved = true;
+			return;
+		}
+		xen->stats.segments += slot->head.seg_count;
+	}
+}
+
+/* ---- beginning ------------------------------------------------------------ */
+
+/* FLUSH with data means: flush, then write. */
+static bool is_barrier(const struct ring_req *head)
+{
+	return head->op == RING_BARRIER || (head->op == RING_FLUSH && head->seg_count);
+}
+
+void slot_start(struct slot *slot)
+{
+	if (slot->head.indirect)
+		batch_segments(slot);
+	else if (is_barrier(&slot->head))
+		slot->xen->barrier = slot;
+	else if (slot->head.op == RING_FLUSH)
+		slot_submit(slot, AT_DISK, TD_FLUSH, 0);
+	else if (slot->head.op == RING_DISCARD)
+		slot_submit(slot, AT_DISK, TD_DISCARD, 0);
+	else
+		slot_feed(slot);
+}
+
+void slot_start_barrier(struct slot *slot)
+{
+	slot_submit(slot, FLUSH_FIRST, TD_FLUSH, 0);
+}
