@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * One disk of a guest: the back end's half of the xenbus handshake.
+ */
+#ifndef DAEMON_XENBUS_DISK_H
+#define DAEMON_XENBUS_DISK_H
+
+#include <blktap/driver.h>
+#include <xenstore.h>
+
+#include "base/list.h"
+#include "base/log.h"
+#include "control/daemon/disks.h"
+
+struct xenbus_disk;
+
+/* The states that both ends write: Xen's public/io/xenbus.h. */
+enum xenbus_state {
+	XENBUS_MISSING = 0,
+	XENBUS_INITIALISING = 1,
+	XENBUS_INIT_WAIT = 2,
+	XENBUS_INITIALISED = 3,
+	XENBUS_CONNECTED = 4,
+	XENBUS_CLOSING = 5,
+	XENBUS_CLOSED = 6,
+	XENBUS_GARBAGE, /* a node that says none of these */
+};
+
+/* Below the back end's folder: serve this one (in backend/vbd, which is
+ * xen-blkback's else), and: both ends' nodes are ours to remove. */
+#define XENBUS_OURS "blktap"
+#define XENBUS_ATTACHED "blktap-attached"
+
+enum xenbus_phase {
+	DISK_NEW,           /* nothing done yet, or all over */
+	DISK_STARTING,      /* tapdisk opens the image */
+	DISK_READY,         /* offered; the front end may connect */
+	DISK_CONNECTING,
+	DISK_CONNECTED,
+	DISK_DISCONNECTING,
+	DISK_CLOSED,        /* the front end may come back */
+	DISK_STOPPING,      /* tapdisk closes the image */
+	DISK_FAILED,        /* told why; waits to be removed */
+	DISK_DEAD,          /* its tapdisk died; waits to be removed */
+	DISK_GONE,          /* freed once no one looks */
+};
+
+struct xenbus_disk {
+	struct list link;
+	struct xs_handle *xs;
+	struct td_disks *disks;
+	uint32_t domid, devid;
+	char name[40];      /* vbd-DOMID-DEVID */
+	char dir[128];      /* the back end's folder */
+	char *frontend;     /* the front end's, once known */
+	bool watched;       /* its state is */
+	char data[8];       /* auto, map, copy */
+	struct td_tapdisk *tap;
+	enum xenbus_phase phase;
+	struct td_why why;  /* of a failure */
+	struct td_ratelimit complaints;
+	/* Told of each change of phase, last of DISK_GONE; may be NULL. */
+	void (*changed)(void *arg, struct xenbus_disk *disk);
+	void *changed_arg;
+};
+
+/* base: the folder above DOMID/DEVID. */
+struct xenbus_disk *xenbus_disk_new(struct xs_handle *xs, struct td_disks *disks,
+				    const char *base, uint32_t domid, uint32_t devid);
+/* Forgets it; its tapdisk goes on. */
+void xenbus_disk_free(struct xenbus_disk *disk);
+
+/* Looks at both ends' nodes and does what is to be done. Called whenever they
+ * may have changed. */
+void xenbus_disk_look(struct xenbus_disk *disk);
+
+#endif
