@@ -31,6 +31,18 @@ lab_run() {
 	return "$code"
 }
 
+# usage: lab_guest WORD...   (domain 0's command `guest`; see dom0/guest)
+lab_guest() {
+	timeout=900
+	{
+		printf 'guest'
+		printf ' %q' "$@"
+		case ${1-} in
+		exec | run) printf ' < <(base64 -d <<END\n%s\nEND\n)' "$(base64)" ;;
+		esac
+	} | lab_run -
+}
+
 die_timeout() {
 	echo "--- the end of $state/serial.log" >&2
 	tail -n 15 "$state/serial.log" | tr -d '\r' >&2
