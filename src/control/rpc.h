@@ -65,15 +65,17 @@ bool td_rpc_params(struct td_rpc_call *call, json_t *params, const char *fmt, ..
 struct td_rpc_link;
 
 /* err 0: result is set (borrowed). Else why says what was wrong; -ECONNRESET:
- * the link broke; -ETIMEDOUT. Never called from within td_rpc_ask(). */
+ * the link is not connected any more; -ETIMEDOUT. Never called from within
+ * td_rpc_ask(). */
 typedef void td_rpc_answered(void *arg, int err, const char *why, json_t *result);
 
-/* gone(arg) is called, once, when the peer has hung up, after the answers that
- * were still owed; the link is to be closed with td_rpc_unlink(), maybe there. */
-int td_rpc_connect(struct td_loop *loop, const char *path, void (*gone)(void *arg),
-		   void *arg, struct td_rpc_link **out, struct td_why *why);
-void td_rpc_unlink(struct td_rpc_link *link); /* NULL is fine; forgets all */
-pid_t td_rpc_peer(const struct td_rpc_link *link);
+struct td_rpc_link *td_rpc_link_new(struct td_loop *loop); /* connected to nobody */
+void td_rpc_link_free(struct td_rpc_link *link); /* NULL is fine; forgets all */
+int td_rpc_connect(struct td_rpc_link *link, const char *path, struct td_why *why);
+bool td_rpc_connected(const struct td_rpc_link *link);
+/* Questions under way fail, here and now, with -ECONNRESET. */
+void td_rpc_hang_up(struct td_rpc_link *link);
+pid_t td_rpc_peer(const struct td_rpc_link *link); /* 0: unknown */
 
 /* timeout_ms 0: waits for ever. */
 void td_rpc_ask(struct td_rpc_link *link, const char *method,
