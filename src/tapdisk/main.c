@@ -15,14 +15,16 @@
 #include <unistd.h>
 
 #include "base/args.h"
+#include "base/guard.h"
 #include "base/log.h"
 #include "config.h"
 #include "core/disk.h"
 #include "drivers/builtin.h"
-#include "transports/nbd/nbd.h"
+#include "tapdisk/control.h"
+#include "tapdisk/serve.h"
 
 struct options {
-	const char *disk, *name, *nbd, *engine, *plugins;
+	const char *disk, *name, *nbd, *engine, *plugins, *control, *ready_fd;
 	bool read_only, trace, verbose, version, help;
 };
 
@@ -39,6 +41,10 @@ static const struct td_arg rows[] = {
 	  "io_uring or libaio; default: the best there is" },
 	{ "plugins", 0, "FOLDER", offsetof(struct options, plugins),
 	  "where drivers that are not built in are found" },
+	{ "control", 0, "PATH", offsetof(struct options, control),
+	  "answer control requests on this socket" },
+	{ "ready-fd", 0, "N", offsetof(struct options, ready_fd),
+	  "say on this descriptor, in a line of JSON, how the start went" },
 	{ "trace", 0, NULL, offsetof(struct options, trace),
 	  "print the life of each request, line by line" },
 	{ "verbose", 'v', NULL, offsetof(struct options, verbose),
@@ -53,8 +59,10 @@ struct tapdisk {
 	struct td_loop *loop;
 	struct td_registry *registry;
 	struct td_disk *disk;
-	struct td_nbd *nbd;
+	struct td_serve *serve;
+	struct td_control *control;
 	struct td_watch signals;
+	int ready_fd; /* -1: nobody waits for us to be ready */
 	bool ending;
 };
 
@@ -77,7 +85,7 @@ static int drivers_add(struct td_registry *registry)
 
 static void print_help(struct td_registry *registry)
 {
-	puts("tapdisk --disk SPEC [--read-only] [--nbd ADDRESS]\n\n"
+	puts("Usage: tapdisk --disk SPEC [--read-only] [--nbd ADDRESS]\n\n"
 	     "Serves one disk image. Options:");
 	td_args_help(rows);
 	puts("\nDrivers:");
@@ -94,15 +102,14 @@ static void served(void *arg)
 	td_loop_stop(tapdisk->loop);
 }
 
-static void end(struct tapdisk *tapdisk)
+static void end(void *arg)
 {
+	struct tapdisk *tapdisk = arg;
+
 	if (tapdisk->ending)
 		return;
 	tapdisk->ending = true;
-	if (tapdisk->nbd)
-		td_nbd_close(tapdisk->nbd, served, tapdisk);
-	else
-		served(tapdisk);
+	td_serve_end(tapdisk->serve, served, tapdisk);
 }
 
 static void signal_ready(struct td_watch *watch, uint32_t events)
@@ -142,10 +149,13 @@ static int serve(struct tapdisk *tapdisk, const struct options *options,
 		 struct td_why *why)
 {
 	struct td_disk *disk = tapdisk->disk;
-	int err = 0;
+	int err = td_serve_new(disk, &tapdisk->serve);
 
-	if (options->nbd)
-		err = td_nbd_listen(disk, options->nbd, &tapdisk->nbd, why);
+	if (!err && options->nbd)
+		err = td_serve_nbd(tapdisk->serve, options->nbd, why);
+	if (!err && options->control)
+		err = td_control_open(tapdisk->loop, tapdisk->serve, options->control, end,
+				      tapdisk, &tapdisk->control, why);
 	if (err)
 		return err;
 	td_log(td_disk_name(disk), LOG_INFO, "%s: %llu bytes, %s, %s%s%s",
@@ -153,8 +163,20 @@ static int serve(struct tapdisk *tapdisk, const struct options *options,
 	       td_disk_read_only(disk) ? "read-only" : "writable",
 	       td_disk_engine(disk), options->nbd ? ", NBD on " : "",
 	       options->nbd ? options->nbd : "");
+	td_control_tell(take_fd(&tapdisk->ready_fd), 0, NULL);
 	td_loop_run(tapdisk->loop);
 	return 0;
+}
+
+/* It cannot serve: says why, and closes what is open already. */
+static void refused(struct tapdisk *tapdisk, int err, const char *why)
+{
+	td_log("tapdisk", LOG_ERR, "%s", why);
+	td_control_tell(take_fd(&tapdisk->ready_fd), err, why);
+	if (!tapdisk->serve)
+		return;
+	end(tapdisk);
+	td_loop_run(tapdisk->loop);
 }
 
 static int run(struct tapdisk *tapdisk, const struct options *options)
@@ -180,10 +202,12 @@ static int run(struct tapdisk *tapdisk, const struct options *options)
 	if (!err)
 		err = serve(tapdisk, options, &why);
 	if (err)
-		td_log("tapdisk", LOG_ERR, "%s", why.text[0] ? why.text : strerror(-err));
+		refused(tapdisk, err, why.text[0] ? why.text : strerror(-err));
 	closed = td_disk_close(tapdisk->disk);
 	if (closed)
 		td_log(options->disk, LOG_ERR, "last flush: %s", strerror(-closed));
+	td_control_close(tapdisk->control, closed);
+	td_serve_free(tapdisk->serve);
 	if (tapdisk->signals.fd > 0)
 		close(tapdisk->signals.fd);
 	td_loop_free(tapdisk->loop);
@@ -199,7 +223,7 @@ static int usage(const char *text)
 int main(int argc, char **argv)
 {
 	struct options options = { 0 };
-	struct tapdisk tapdisk = { 0 };
+	struct tapdisk tapdisk = { .ready_fd = -1 };
 	struct td_why why;
 	int count, err;
 
@@ -221,6 +245,8 @@ int main(int argc, char **argv)
 		err = usage("--disk is missing");
 	} else {
 		td_log_level(options.verbose ? LOG_DEBUG : LOG_INFO);
+		if (options.ready_fd)
+			tapdisk.ready_fd = atoi(options.ready_fd);
 		err = run(&tapdisk, &options) ? 1 : 0;
 	}
 	td_registry_free(tapdisk.registry);
