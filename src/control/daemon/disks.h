@@ -79,18 +79,22 @@ struct td_tapdisk *td_tapdisk_start(struct td_disks *disks,
 typedef void td_tapdisk_died(void *arg, struct td_tapdisk *tap, const char *cause);
 void td_tapdisk_on_death(struct td_tapdisk *tap, td_tapdisk_died *died, void *arg);
 
-/* Calls a method of the tapdisk. -ECONNRESET: it died, or is not SERVING. */
+/* Calls a method of the tapdisk. -ECONNRESET: it died, or is not SERVING;
+ * -ETIMEDOUT: no answer in 30 s. */
 void td_tapdisk_call(struct td_tapdisk *tap, const char *method,
 		     json_t *params /* taken; NULL: {} */,
 		     td_rpc_answered *answered, void *arg);
+/* The same for a method that answers when something happens: no time limit. */
+void td_tapdisk_await(struct td_tapdisk *tap, const char *method, json_t *params,
+		      td_rpc_answered *answered, void *arg);
 /* No answer to arg any more: its owner goes away. */
 void td_tapdisk_forget(struct td_tapdisk *tap, const void *arg);
 
 /*
  * Drains and ends it in any state; done(arg, err, why) when the process is gone
- * and nothing of it is left. err says that the last flush failed, or that it
- * did not end within 30 s: it is SERVING again then, and may be stopped once
- * more, or killed. done may be NULL.
+ * and nothing of it is left. err says that the last flush failed, or
+ * (-ETIMEDOUT) that it has not ended in 30 s: it goes on trying, and may be
+ * stopped once more, or killed. done may be NULL.
  */
 typedef void td_tapdisk_stopped(void *arg, int err, const char *why);
 void td_tapdisk_stop(struct td_tapdisk *tap, td_tapdisk_stopped *done, void *arg);

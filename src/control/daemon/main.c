@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * blktapctrl: starts a tapdisk for each disk, watches over it, and answers
+ * tap-ctl. It may end, die or be replaced at any time: the disks go on.
+ *
+ *   alone? -> socket -> adopt running tapdisks -> xenstore -> ready -> loop
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/args.h"
+#include "base/guard.h"
+#include "base/log.h"
+#include "base/num.h"
+#include "config.h"
+#include "control/daemon/disks.h"
+#include "control/daemon/methods.h"
+#include "control/daemon/notify.h"
+#include "control/daemon/pidfile.h"
+#ifdef HAVE_XEN
+#include "control/daemon/xenbus.h"
+#endif
+
+enum { EXIT_USAGE = 2, EXIT_RUNNING = 3 };
+
+struct options {
+	const char *run_dir, *tapdisk, *cgroup, *log;
+	bool foreground, verbose, no_xen, help, version;
+};
+
+static const struct td_arg option_rows[] = {
+	{ "foreground", 'f', NULL, offsetof(struct options, foreground),
+	  "stay in the foreground, log to stderr" },
+	{ "run-dir", 0, "DIR", offsetof(struct options, run_dir),
+	  "sockets and pid file (" BLKTAP_RUN_DIR ")" },
+	{ "tapdisk", 0, "FILE", offsetof(struct options, tapdisk),
+	  "the program to start (" BLKTAP_BINDIR "/tapdisk)" },
+	{ "cgroup", 0, "WHERE", offsetof(struct options, cgroup),
+	  "cgroups of disks: auto, none, or the folder to make them in (auto)" },
+	{ "log", 0, "FILE", offsetof(struct options, log),
+	  "log of a daemon in the background (/var/log/blktapctrl.log)" },
+	{ "no-xen", 0, NULL, offsetof(struct options, no_xen), "leave xenstore alone" },
+	{ "verbose", 'v', NULL, offsetof(struct options, verbose), "log debug messages too" },
+	{ "help", 'h', NULL, offsetof(struct options, help), "this text" },
+	{ "version", 'V', NULL, offsetof(struct options, version), "the version" },
+	{ NULL },
+};
+
+struct daemon {
+	struct options options;
+	struct td_loop *loop;
+	struct td_watch signals;
+	struct td_rpc_server *server;
+	struct td_disks *disks;
+	struct td_methods methods;
+	struct td_xenbus *xenbus;
+	char *pid_path, *socket_path;
+	int pid_fd;
+	int waiting; /* the pipe to the process that was started, which ends when
+	                we are ready; -1 in the foreground */
+};
+
+/* ---- going to the background ---------------------------------------------------- */
+
+/* The first process stays until the daemon is ready, and ends as that says. */
+static void leave_foreground(struct daemon *daemon)
+{
+	int ends[2];
+	char ready = 0;
+	pid_t pid;
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return;
+	pid = fork();
+	if (pid > 0) {
+		close(ends[1]);
+		exit(read(ends[0], &ready, 1) == 1 ? EXIT_SUCCESS : EXIT_FAILURE);
+	}
+	close(ends[0]);
+	daemon->waiting = ends[1];
+	setsid();
+}
+
+static void close_terminal(struct daemon *daemon)
+{
+	int log = open(daemon->options.log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (log < 0)
+		td_log(NULL, LOG_WARNING, "%s: %s: nothing will be logged", daemon->options.log,
+		       strerror(errno));
+	dup2(null, 0);
+	dup2(null, 1);
+	dup2(log >= 0 ? log : null, 2);
+	close(null);
+	if (log >= 0)
+		close(log);
+}
+
+/* ---- signals ------------------------------------------------------------------------ */
+
+static void signal_arrived(struct td_watch *watch, uint32_t events)
+{
+	struct daemon *daemon = container_of(watch, struct daemon, signals);
+	struct signalfd_siginfo info;
+
+	if (read(watch->fd, &info, sizeof(info)) != sizeof(info))
+		return;
+	td_log(NULL, LOG_INFO, "ends by signal %u; the disks go on", info.ssi_signo);
+	td_loop_stop(daemon->loop);
+}
+
+static int signals_open(struct daemon *daemon)
+{
+	sigset_t set;
+	int fd;
+
+	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (fd < 0)
+		return -errno;
+	daemon->signals.ready = signal_arrived;
+	return td_watch_start(daemon->loop, &daemon->signals, fd, EPOLLIN);
+}
+
+/* ---- up and down ---------------------------------------------------------------------- */
+
+static void ready(void *arg)
+{
+	struct daemon *daemon = arg;
+
+#ifdef HAVE_XEN
+	struct td_why why;
+
+	if (!daemon->options.no_xen &&
+	    td_xenbus_open(daemon->disks, daemon->server, NULL, &daemon->xenbus, &why))
+		td_log(NULL, LOG_NOTICE, "no Xen guests: %s", why.text);
+#endif
+	td_methods_serve(&daemon->methods, daemon->server);
+	td_log(NULL, LOG_INFO, "ready: %s", daemon->socket_path);
+	td_notify("READY=1");
+	if (daemon->waiting >= 0) {
+		close_terminal(daemon);
+		if (write(daemon->waiting, "r", 1) != 1)
+			td_log(NULL, LOG_WARNING, "nobody waits for us any more");
+		close(daemon->waiting);
+		daemon->waiting = -1;
+	}
+}
+
+static int alone(struct daemon *daemon, struct td_why *why)
+{
+	const char *dir = daemon->options.run_dir;
+
+	if (mkdir(dir, 0755) < 0 && errno != EEXIST)
+		return td_fail(why, -errno, "%s: %s", dir, strerror(errno));
+	if (asprintf(&daemon->pid_path, "%s/blktapctrl.pid", dir) < 0 ||
+	    asprintf(&daemon->socket_path, "%s/control", dir) < 0)
+		return td_fail(why, -ENOMEM, "%s", strerror(ENOMEM));
+	return td_pidfile_lock(daemon->pid_path, &daemon->pid_fd, why);
+}
+
+static int daemon_up(struct daemon *daemon, struct td_why *why)
+{
+	struct td_disks_options options = {
+		.run_dir = daemon->options.run_dir,
+		.tapdisk = daemon->options.tapdisk,
+		.cgroup = daemon->options.cgroup,
+	};
+	int err = td_pidfile_write(daemon->pid_fd);
+
+	if (err)
+		return td_fail(why, err, "%s: cannot be written", daemon->pid_path);
+	err = td_loop_new(&daemon->loop);
+	if (!err)
+		err = signals_open(daemon);
+	if (err)
+		return td_fail(why, err, "event loop: %s", strerror(-err));
+	err = td_disks_new(daemon->loop, &options, &daemon->disks, why);
+	if (!err)
+		err = td_rpc_listen(daemon->loop, daemon->socket_path, &daemon->server, why);
+	if (err)
+		return err;
+	daemon->methods = (struct td_methods){ .disks = daemon->disks, .loop = daemon->loop };
+	td_disks_adopt(daemon->disks, ready, daemon);
+	return 0;
+}
+
+static void daemon_down(struct daemon *daemon)
+{
+	td_notify("STOPPING=1");
+#ifdef HAVE_XEN
+	if (daemon->xenbus)
+		td_xenbus_close(daemon->xenbus);
+#endif
+	td_rpc_close(daemon->server);
+	td_disks_free(daemon->disks);
+	if (daemon->signals.fd >= 0) {
+		td_watch_stop(daemon->loop, &daemon->signals);
+		close(daemon->signals.fd);
+	}
+	td_loop_free(daemon->loop);
+	if (daemon->pid_fd >= 0) {
+		td_pidfile_remove(daemon->pid_path, daemon->pid_fd);
+		rmdir(daemon->options.run_dir); /* fails while disks have sockets there */
+	}
+	free(daemon->pid_path);
+	free(daemon->socket_path);
+}
+
+static int run(struct daemon *daemon)
+{
+	struct td_why why;
+	int err = alone(daemon, &why);
+
+	if (!err && !daemon->options.foreground)
+		leave_foreground(daemon);
+	if (!err)
+		err = daemon_up(daemon, &why);
+	if (err)
+		fprintf(stderr, "blktapctrl: %s\n", why.text);
+	else
+		td_loop_run(daemon->loop);
+	daemon_down(daemon);
+	return err == -EEXIST ? EXIT_RUNNING : err ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int main(int argc, char **argv)
+{
+	struct daemon daemon = {
+		.options = { .run_dir = BLKTAP_RUN_DIR,
+			     .tapdisk = BLKTAP_BINDIR "/tapdisk",
+			     .cgroup = "auto",
+			     .log = "/var/log/blktapctrl.log" },
+		.signals.fd = -1,
+		.pid_fd = -1,
+		.waiting = -1,
+	};
+	struct td_why why;
+	int extra = 0;
+
+	if (td_args_parse(option_rows, &daemon.options, argv, &extra, &why) || extra) {
+		fprintf(stderr, "blktapctrl: %s%s\n", extra ? "unexpected argument " : why.text,
+			extra ? argv[1] : "");
+		return EXIT_USAGE;
+	}
+	if (daemon.options.help) {
+		printf("Usage: blktapctrl [option]...\n"
+		       "Serves disks to virtual machines, one tapdisk process each.\n\n");
+		td_args_help(option_rows);
+		return EXIT_SUCCESS;
+	}
+	if (daemon.options.version) {
+		puts("blktapctrl " BLKTAP_VERSION);
+		return EXIT_SUCCESS;
+	}
+	if (daemon.options.verbose)
+		td_log_level(LOG_DEBUG);
+	return run(&daemon);
+}
