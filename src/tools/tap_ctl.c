@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * tap-ctl: asks blktapctrl, and prints the answer: as a table for people, or
+ * with --json as it came. One row of commands[] per command; the parser, --help
+ * and the dispatch read the same rows.
+ */
+#include <blktap/client.h>
+
+#include <errno.h>
+#include <jansson.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/args.h"
+#include "base/guard.h"
+#include "base/num.h"
+#include "config.h"
+
+/* What scripts can rely on; see tap-ctl(8). */
+enum {
+	EXIT_REFUSED = 1,   /* the daemon says why */
+	EXIT_USAGE = 2,
+	EXIT_NO_DAEMON = 3,
+	EXIT_NO_DISK = 4,   /* no disk of that name */
+};
+
+struct options {
+	const char *socket, *name, *nbd, *engine;
+	bool json, read_only, force, all, help, version;
+};
+
+#define OPTION(field) offsetof(struct options, field)
+#define COMMON \
+	{ "json", 'j', NULL, OPTION(json), "print the answer as JSON" }, \
+	{ "socket", 's', "PATH", OPTION(socket), "of the daemon (" TD_CLIENT_SOCKET ")" }, \
+	{ "help", 'h', NULL, OPTION(help), "this text" }
+
+static const struct td_arg common_rows[] = {
+	COMMON,
+	{ "version", 'V', NULL, OPTION(version), "the version" },
+	{ NULL },
+};
+
+static const struct td_arg attach_rows[] = {
+	{ "read-only", 'r', NULL, OPTION(read_only), "nothing may be written" },
+	{ "name", 'n', "NAME", OPTION(name), "of the disk (d1, d2 ...)" },
+	{ "nbd", 0, "ADDRESS", OPTION(nbd), "serve it there: unix:PATH or tcp:HOST:PORT" },
+	{ "engine", 0, "NAME", OPTION(engine), "io_uring or libaio (the best there is)" },
+	COMMON,
+	{ NULL },
+};
+
+static const struct td_arg detach_rows[] = {
+	{ "force", 'f', NULL, OPTION(force), "kill its tapdisk; also while a guest uses it" },
+	COMMON,
+	{ NULL },
+};
+
+static const struct td_arg stop_rows[] = {
+	{ "all", 'a', NULL, OPTION(all), "detach every disk first" },
+	COMMON,
+	{ NULL },
+};
+
+/* ---- tables for people --------------------------------------------------------------- */
+
+static const char *text_of(json_t *object, const char *key)
+{
+	const char *text = json_string_value(json_object_get(object, key));
+
+	return text ? text : "-";
+}
+
+static const char *size_text(json_int_t bytes, char *text, size_t size)
+{
+	static const char unit[] = "BKMGTP";
+	double n = bytes;
+	unsigned i = 0;
+
+	for (; n >= 1024 && unit[i + 1]; i++)
+		n /= 1024;
+	snprintf(text, size, n == (json_int_t)n || !i ? "%.0f%c" : "%.1f%c", n, unit[i]);
+	return text;
+}
+
+static void print_disk_row(json_t *disk)
+{
+	json_int_t pid = json_integer_value(json_object_get(disk, "pid"));
+	json_t *pid_json = json_object_get(disk, "pid");
+	char size[32], pid_text[24] = "-";
+
+	if (json_is_integer(pid_json))
+		snprintf(pid_text, sizeof(pid_text), "%lld", (long long)pid);
+	printf("%-16s %-9s %7s %7s %-3s %-12s %s\n", text_of(disk, "name"),
+	       text_of(disk, "state"), pid_text,
+	       size_text(json_integer_value(json_object_get(disk, "size")), size, sizeof(size)),
+	       json_is_true(json_object_get(disk, "read_only")) ? "ro" : "rw",
+	       text_of(disk, "user"), text_of(disk, "spec"));
+}
+
+static void print_list(json_t *answer)
+{
+	json_t *disks = json_object_get(answer, "disks"), *disk;
+	size_t i;
+
+	printf("%-16s %-9s %7s %7s %-3s %-12s %s\n", "NAME", "STATE", "PID", "SIZE", "RW", "USER",
+	       "DISK");
+	json_array_foreach(disks, i, disk)
+		print_disk_row(disk);
+}
+
+/* "key  value" lines; what is nested follows, indented. */
+static void print_value(const char *key, json_t *value, int indent)
+{
+	const char *inner_key;
+	json_t *inner;
+	size_t i;
+
+	if (json_is_object(value)) {
+		printf("%*s%s\n", indent, "", key);
+		json_object_foreach(value, inner_key, inner)
+			print_value(inner_key, inner, indent + 2);
+	} else if (json_is_array(value)) {
+		json_array_foreach(value, i, inner)
+			print_value(key, inner, indent);
+	} else if (!json_is_null(value)) {
+		AUTO_FREE char *text = json_dumps(value, JSON_ENCODE_ANY);
+
+		printf("%*s%-*s %s\n", indent, "", 14 - indent, key,
+		       json_is_string(value) ? json_string_value(value) : text);
+	}
+}
+
+static void print_info(json_t *answer)
+{
+	const char *key;
+	json_t *value;
+
+	json_object_foreach(answer, key, value)
+		print_value(key, value, 0);
+}
+
+static void print_stats(json_t *answer)
+{
+	const char *key;
+	json_t *op;
+
+	printf("%-14s %12s %16s %8s\n", "", "REQUESTS", "BYTES", "ERRORS");
+	json_object_foreach(answer, key, op)
+		if (json_object_get(op, "bytes"))
+			printf("%-14s %12lld %16lld %8lld\n", key,
+			       (long long)json_integer_value(json_object_get(op, "requests")),
+			       (long long)json_integer_value(json_object_get(op, "bytes")),
+			       (long long)json_integer_value(json_object_get(op, "errors")));
+	json_object_foreach(answer, key, op)
+		if (!json_object_get(op, "bytes"))
+			print_value(key, op, 0);
+}
+
+static void print_name(json_t *answer)
+{
+	puts(text_of(answer, "name"));
+}
+
+static void print_nothing(json_t *answer)
+{
+}
+
+/* ---- parameters ------------------------------------------------------------------------ */
+
+/*
+ * The daemon has another folder than we: "qcow:img" becomes "qcow:/here/img"
+ * where there is such a file. What is no file is the driver's to understand.
+ */
+static char *spec_absolute(const char *spec)
+{
+	const char *colon = strchr(spec, ':');
+	const char *target = colon ? colon + 1 : spec;
+	AUTO_FREE char *path = strndup(target, strcspn(target, ","));
+	char here[PATH_MAX], *absolute;
+
+	if (!colon || !path || path[0] == '/' || access(path, F_OK) < 0 ||
+	    !getcwd(here, sizeof(here)))
+		return strdup(spec);
+	return asprintf(&absolute, "%.*s:%s/%s", (int)(colon - spec), spec, here, target) < 0
+		       ? NULL
+		       : absolute;
+}
+
+static json_t *params_none(char **words, const struct options *options)
+{
+	return json_object();
+}
+
+static json_t *params_name(char **words, const struct options *options)
+{
+	return json_pack("{s:s}", "name", words[0]);
+}
+
+static json_t *params_attach(char **words, const struct options *options)
+{
+	AUTO_FREE char *spec = spec_absolute(words[0]);
+
+	return json_pack("{s:s, s:s*, s:s*, s:s*, s:b}", "spec", spec, "name", options->name,
+			 "nbd", options->nbd, "engine", options->engine, "read_only",
+			 options->read_only);
+}
+
+static json_t *params_detach(char **words, const struct options *options)
+{
+	return json_pack("{s:s, s:b}", "name", words[0], "force", options->force);
+}
+
+static json_t *params_stop(char **words, const struct options *options)
+{
+	return json_pack("{s:b}", "all", options->all);
+}
+
+static json_t *params_nbd(char **words, const struct options *options)
+{
+	return json_pack("{s:s, s:s}", "name", words[0], "address", words[1]);
+}
+
+static json_t *params_xen_attach(char **words, const struct options *options)
+{
+	return json_pack("{s:s, s:s}", "domain", words[0], "disk", words[1]);
+}
+
+static json_t *params_xen_detach(char **words, const struct options *options)
+{
+	return json_pack("{s:s, s:s}", "domain", words[0], "vdev", words[1]);
+}
+
+/* ---- commands ----------------------------------------------------------------------------- */
+
+static const struct command {
+	const char *name, *words; /* the daemon's method has the same name */
+	int word_count;
+	const struct td_arg *rows;
+	json_t *(*params)(char **words, const struct options *options);
+	void (*print)(json_t *answer);
+	const char *help;
+} commands[] = {
+	{ "list", "", 0, common_rows, params_none, print_list, "all disks" },
+	{ "info", "NAME", 1, common_rows, params_name, print_info, "all about one disk" },
+	{ "stats", "NAME", 1, common_rows, params_name, print_stats,
+	  "what a disk has served so far" },
+	{ "attach", "TYPE:TARGET[,KEY=VALUE...]", 1, attach_rows, params_attach, print_name,
+	  "open an image and serve it; prints the disk's name" },
+	{ "detach", "NAME", 1, detach_rows, params_detach, print_nothing,
+	  "drain and close a disk" },
+	{ "nbd-listen", "NAME ADDRESS", 2, common_rows, params_nbd, print_nothing,
+	  "serve a disk at unix:PATH or tcp:HOST:PORT, too" },
+	{ "nbd-close", "NAME ADDRESS", 2, common_rows, params_nbd, print_nothing,
+	  "serve it there no longer" },
+	{ "xen-attach", "DOMAIN tap:TYPE:TARGET,VDEV,MODE", 2, common_rows, params_xen_attach,
+	  print_name, "give a Xen guest a disk, without xl" },
+	{ "xen-detach", "DOMAIN VDEV", 2, common_rows, params_xen_detach, print_nothing,
+	  "take it away again" },
+	{ "stop", "", 0, stop_rows, params_stop, print_nothing,
+	  "end the daemon; disks go on unless --all" },
+};
+
+static const struct command *command_find(const char *name)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(commands); i++)
+		if (!strcmp(commands[i].name, name))
+			return &commands[i];
+	return NULL;
+}
+
+static int help_all(void)
+{
+	printf("Usage: tap-ctl COMMAND [word]... [option]...\n"
+	       "Asks blktapctrl about disks.\n\nCommands:\n");
+	for (unsigned i = 0; i < ARRAY_SIZE(commands); i++)
+		printf("  %s %s\n      %s\n", commands[i].name, commands[i].words,
+		       commands[i].help);
+	printf("\nOptions of every command:\n");
+	td_args_help(common_rows);
+	printf("\ntap-ctl COMMAND --help tells more. Exit status: 0 done, 1 refused or failed,\n"
+	       "2 usage, 3 no daemon, 4 no such disk.\n");
+	return EXIT_SUCCESS;
+}
+
+static int help_command(const struct command *command)
+{
+	printf("Usage: tap-ctl %s %s%s[option]...\n%s\n\n", command->name, command->words,
+	       *command->words ? " " : "", command->help);
+	td_args_help(command->rows);
+	return EXIT_SUCCESS;
+}
+
+static int complain(int status, const char *text)
+{
+	fprintf(stderr, "tap-ctl: %s\n", text);
+	return status;
+}
+
+static int no_daemon(int err, const char *text)
+{
+	bool absent = err == -ENOENT || err == -ECONNREFUSED;
+
+	fprintf(stderr, "tap-ctl: %s%s\n", text, absent ? ": is blktapctrl running?" : "");
+	return EXIT_NO_DAEMON;
+}
+
+static int print_answer(const struct command *command, const struct options *options,
+			const char *text)
+{
+	json_t *answer = json_loads(text, JSON_DECODE_ANY, NULL);
+
+	if (options->json) {
+		json_dumpf(answer, stdout, JSON_INDENT(2) | JSON_ENCODE_ANY);
+		putchar('\n');
+	} else {
+		command->print(answer);
+	}
+	json_decref(answer);
+	return fflush(stdout) ? complain(EXIT_REFUSED, "cannot write the answer") : EXIT_SUCCESS;
+}
+
+static int run(const struct command *command, const struct options *options, char **words)
+{
+	json_t *params = command->params(words, options);
+	AUTO_FREE char *text = params ? json_dumps(params, JSON_COMPACT) : NULL;
+	AUTO_FREE char *answer = NULL;
+	struct td_client_error error;
+	struct td_client *client;
+	int err;
+
+	json_decref(params);
+	if (!text)
+		return complain(EXIT_USAGE, "arguments must be UTF-8");
+	err = td_client_open(options->socket, &client, &error);
+	if (err)
+		return no_daemon(err, error.text);
+	err = td_client_call(client, command->name, text, -1, &answer, &error);
+	td_client_close(client);
+	if (err)
+		return complain(err == -ENODEV ? EXIT_NO_DISK : EXIT_REFUSED, error.text);
+	return print_answer(command, options, answer);
+}
+
+int main(int argc, char **argv)
+{
+	const struct command *command = NULL;
+	struct options options = { 0 };
+	struct td_why why;
+	int count;
+
+	for (int i = 1; i < argc && !command; i++)
+		command = command_find(argv[i]);
+	if (td_args_parse(command ? command->rows : common_rows, &options, argv, &count, &why))
+		return complain(EXIT_USAGE, why.text);
+	if (options.version)
+		return printf("tap-ctl %s\n", BLKTAP_VERSION) < 0;
+	if (options.help)
+		return command ? help_command(command) : help_all();
+	if (!command) {
+		fprintf(stderr, "tap-ctl: %s%s; see tap-ctl --help\n",
+			count ? "no command " : "which command?", count ? argv[1] : "");
+		return EXIT_USAGE;
+	}
+	if (count - 1 != command->word_count) {
+		fprintf(stderr, "Usage: tap-ctl %s %s\n", command->name, command->words);
+		return EXIT_USAGE;
+	}
+	return run(command, &options, argv + 2);
+}

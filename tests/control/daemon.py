@@ -1,0 +1,392 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What blktapctrl, tapdisk and tap-ctl promise together, one function each."""
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import harness
+from harness import Nbd, Skip, alive, wait_for
+
+
+def attach_serves_over_nbd():
+    if not shutil.which("qemu-io"):
+        raise Skip("qemu-io is not installed")
+    with harness.daemon() as d:
+        d.image("img", 8 << 20)
+        disk = d.attach("aio:img")  # relative to where tap-ctl runs
+        assert disk["spec"] == "aio:" + d.folder + "/img", disk
+        assert disk["state"] == "serving" and disk["size"] == 8 << 20
+        url = "nbd+unix:///?socket=" + disk["path"]
+        subprocess.run(["qemu-io", "-f", "raw", "-c", "write -P 90 64k 128k", "-c", "flush",
+                        "-c", "read -P 90 64k 128k", "-c", "read -P 0 0 64k", url],
+                       check=True, timeout=60, stdout=subprocess.DEVNULL)
+        stats = d.ctl("stats", disk["name"], "--json").json()
+        assert stats["write"] == {"requests": 1, "bytes": 131072, "errors": 0}, stats
+        assert stats["read"]["bytes"] == 196608, stats
+        info = d.ctl("info", disk["name"], "--json").json()
+        assert info["pid"] == disk["pid"] and info["chain"][0]["type"] == "aio", info
+        assert [n["address"] for n in info["nbd"]] == ["unix:" + disk["path"]], info
+        assert disk["name"] in d.ctl("list").out
+        d.detach(disk)
+        assert not d.disks() and not alive(disk["pid"]) and not os.path.exists(disk["path"])
+        with open(os.path.join(d.folder, "img"), "rb") as f:
+            assert f.read()[65536:65536 + 131072] == bytes([90]) * 131072
+
+
+def nbd_listens_later_too():
+    with harness.daemon() as d:
+        d.image("img", fill=5)
+        disk = d.attach("aio:img")
+        path = os.path.join(d.folder, "nbd-late")
+        assert d.ctl("nbd-listen", disk["name"], "unix:" + path).status == 0
+        late = Nbd(path)
+        assert late.read(4096, 4096) == b"\5" * 4096
+        assert len(d.disk(disk["name"])["nbd"]) == 2
+        late.close()
+        assert d.ctl("nbd-close", disk["name"], "unix:" + path).status == 0
+        assert not os.path.exists(path)
+        assert len(d.disk(disk["name"])["nbd"]) == 1
+        again = d.ctl("nbd-close", disk["name"], "unix:" + path)
+        assert again.status == 1 and path in again.err, again.err
+        Nbd(disk["path"]).close()
+
+
+def killed_tapdisk_leaves_neighbours():
+    with harness.daemon() as d:
+        one = d.attach("aio:" + d.image("one"))
+        two = d.attach("aio:" + d.image("two"))
+        client = Nbd(two["path"])
+        client.write(0, b"a" * 4096)
+        os.kill(one["pid"], signal.SIGKILL)
+        dead = wait_for("the dead disk", lambda: (r := d.disk(one["name"]))["state"] == "dead" and r)
+        assert dead["cause"] == "killed by signal 9 (Killed)" and dead["pid"] is None, dead
+        assert [line for line in d.log().splitlines() if one["name"] + ":" in line and
+                "killed by signal 9" in line], d.log()
+        client.write(4096, b"b" * 4096)
+        assert client.read(0, 8192) == b"a" * 4096 + b"b" * 4096
+        client.close()
+        asked = d.ctl("stats", one["name"])
+        assert asked.status == 1 and "dead" in asked.err, asked.err
+        # its image is not given away before it is detached
+        again = d.ctl("attach", "aio:" + d.folder + "/one")
+        assert again.status == 1 and "is dead: detach it first" in again.err, again.err
+        os.unlink(one["path"])  # nobody was left to do so
+        d.detach(one)
+        d.detach(d.attach("aio:" + d.folder + "/one"), two)
+
+
+def daemon_killed_and_restarted_adopts():
+    with harness.daemon() as d:
+        disk = d.attach("aio:" + d.image("img"), "--name", "system")
+        client = Nbd(disk["path"])
+        client.write(0, b"1" * 4096)
+        d.kill()
+        client.write(4096, b"2" * 4096)
+        assert d.ctl("list").status == 3
+        d.start()
+        client.write(8192, b"3" * 4096)
+        row = d.disk("system")
+        assert row["pid"] == disk["pid"] and row["state"] == "serving", row
+        assert row["spec"] == disk["spec"] and row["size"] == disk["size"], row
+        assert row["nbd"][0]["address"] == "unix:" + disk["path"], row
+        assert d.ctl("stats", "system", "--json").json()["write"]["requests"] == 3
+        second = d.ctl("attach", "aio:" + d.folder + "/img")
+        assert second.status == 1 and f"in use by disk system, tapdisk {disk['pid']}" in second.err
+        # an adopted one is watched like any other
+        other = d.attach("aio:" + d.image("other"))
+        d.kill()
+        d.start()
+        os.kill(other["pid"], signal.SIGKILL)
+        wait_for("its death", lambda: d.disk(other["name"])["state"] == "dead")
+        os.unlink(other["path"])
+        client.flush()
+        client.close()
+        d.detach(row, other)
+
+
+def daemon_ended_by_signal_adopts():
+    with harness.daemon() as d:
+        disk = d.attach("aio:" + d.image("img"))
+        client = Nbd(disk["path"])
+        for number in (signal.SIGTERM, signal.SIGINT):
+            d.process.send_signal(number)
+            assert d.process.wait(harness.WAIT) == 0
+            assert not os.path.exists(os.path.join(d.run_dir, "blktapctrl.pid"))
+            client.write(0, b"x" * 512)
+            d.start()
+            assert d.disk(disk["name"])["pid"] == disk["pid"]
+        client.close()
+
+
+def dead_socket_is_swept_at_start():
+    with harness.daemon() as d:
+        disk = d.attach("aio:" + d.image("img"))
+        d.kill()
+        os.kill(disk["pid"], signal.SIGKILL)
+        wait_for("its end", lambda: not alive(disk["pid"]))
+        d.start()
+        assert not d.disks() and "died while no daemon was there" in d.log()
+        os.unlink(disk["path"])
+        d.detach(d.attach("aio:" + d.folder + "/img"))
+
+
+def second_daemon_is_refused():
+    with harness.daemon() as d:
+        run = subprocess.run([harness.BLKTAPCTRL, "--foreground", "--run-dir", d.run_dir,
+                              "--cgroup", "none", "--no-xen"],
+                             capture_output=True, text=True, timeout=20)
+        assert run.returncode == 3, run
+        assert run.stderr.count("\n") == 1 and str(d.process.pid) in run.stderr, run.stderr
+        assert d.answers()
+
+
+def background_daemon_is_ready_when_it_says_so():
+    with harness.daemon() as d:
+        d.stop()
+        log = os.path.join(d.folder, "background.log")
+        run = subprocess.run([harness.BLKTAPCTRL, "--run-dir", d.run_dir, "--tapdisk",
+                              harness.TAPDISK, "--cgroup", "none", "--no-xen", "--log", log],
+                             timeout=20)
+        assert run.returncode == 0
+        with open(os.path.join(d.run_dir, "blktapctrl.pid")) as f:
+            pid = int(f.read())
+        assert d.answers() and alive(pid)
+        assert d.ctl("stop").status == 0
+        wait_for("its end", lambda: not alive(pid))
+
+
+def second_writer_is_refused_and_told_who():
+    with harness.daemon() as d:
+        image = d.image("img")
+        os.symlink(image, d.folder + "/symlink")
+        os.link(image, d.folder + "/hardlink")
+        first = d.attach("aio:" + image)
+        holder = f"in use by disk {first['name']}, tapdisk {first['pid']}"
+        for path in ("img", "symlink", "hardlink"):
+            for option in ((), ("--read-only",)):
+                run = d.ctl("attach", f"aio:{d.folder}/{path}", *option)
+                assert run.status == 1 and holder in run.err and path in run.err, run.err
+                assert run.err.count("\n") == 0, run.err
+        d.detach(first)
+        one = d.attach("aio:" + image, "--read-only")
+        two = d.attach("aio:" + image, "--read-only")
+        assert d.ctl("attach", "aio:" + image).status == 1
+        d.detach(one, two)
+        one = d.attach(f"aio:{image},shared=on")
+        two = d.attach(f"aio:{image},shared=on")
+        assert d.ctl("attach", "aio:" + image).status == 1
+        assert len(d.disks()) == 2
+
+
+def writer_outside_the_daemon_is_refused():
+    with harness.daemon() as d:
+        image = d.image("img")
+        path = d.folder + "/hand"
+        hand = subprocess.Popen([harness.TAPDISK, "--disk", "aio:" + image, "--nbd",
+                                 "unix:" + path], stderr=subprocess.DEVNULL)
+        try:
+            wait_for("tapdisk", lambda: os.path.exists(path))
+            run = d.ctl("attach", "aio:" + image)
+            assert run.status == 1 and image in run.err and run.err.count("\n") == 0, run.err
+            assert not d.disks()
+        finally:
+            hand.terminate()
+            hand.wait(harness.WAIT)
+
+
+def wrong_input_gets_one_clear_line():
+    with harness.daemon() as d:
+        image = d.image("img")
+        d.image("odd", 1000)
+        d.image("empty", 0)
+        cases = [
+            (1, "/no/such/file", "attach", "aio:/no/such/file"),
+            (1, d.folder, "attach", "aio:" + d.folder),
+            (1, "odd", "attach", f"aio:{d.folder}/odd"),
+            (1, "empty", "attach", f"aio:{d.folder}/empty"),
+            (1, "nosuchkey", "attach", f"aio:{image},nosuchkey=1"),
+            (1, "nosuchtype", "attach", "nosuchtype:" + image),
+            (1, "", "attach", image),
+            (1, "", "attach", ""),
+            (1, "a/b", "attach", "aio:" + image, "--name", "a/b"),
+            (1, "smoke:signals", "attach", "aio:" + image, "--nbd", "smoke:signals"),
+            (1, "nosuchengine", "attach", "aio:" + image, "--engine", "nosuchengine"),
+            (4, "nobody", "detach", "nobody"),
+            (4, "nobody", "info", "nobody"),
+            (4, "nobody", "stats", "nobody"),
+            (2, "--nonsense", "list", "--nonsense"),
+            (2, "--name", "attach", "aio:" + image, "--name"),
+            (2, "frobnicate", "frobnicate"),
+            (2, "attach", "attach"),
+            (2, "detach", "detach", "a", "b"),
+        ]
+        for status, words, *line in cases:
+            run = (d.ctl(*line) if line[-1] != "--name" else
+                   harness.Ctl(subprocess.run([harness.TAP_CTL, *line], capture_output=True,
+                                              text=True, timeout=20)))
+            assert run.status == status, (line, run.status, run.err)
+            assert words in run.err, (line, run.err)
+            assert run.err and run.err.count("\n") == 0 and not run.out, (line, run.err)
+        assert not d.disks()
+        assert not os.listdir(os.path.join(d.run_dir, "tapdisk"))
+
+
+def tapdisk_that_cannot_run_is_told():
+    with harness.daemon() as d:
+        image = d.image("img")
+        d.kill()
+        real, harness.TAPDISK = harness.TAPDISK, "/bin/false"
+        try:
+            d.start()
+        finally:
+            harness.TAPDISK = real
+        run = d.ctl("attach", "aio:" + image)
+        assert run.status == 1 and "exited with status 1 before it was ready" in run.err, run.err
+        assert not d.disks()
+
+
+def garbage_on_the_control_socket_is_harmless():
+    chance = random.Random(int(os.environ.get("TEST_SEED", "1")))
+    request = b'{"jsonrpc":"2.0","id":1,"method":"list"}'
+
+    def code(answers):
+        return [a["error"]["code"] if "error" in a else 0 for a in answers]
+
+    with harness.daemon() as d:
+        d.attach("aio:" + d.image("img"))
+        assert code(d.ask(b"nonsense")) == [-32700]
+        assert code(d.ask(b'{"jsonrpc":"2.0"', request)) == [-32700, 0]
+        assert code(d.ask(b"[]", b"{}", b'{"jsonrpc":"1.0","method":"list","id":1}')) == [-32600] * 3
+        assert code(d.ask(b'{"jsonrpc":"2.0","id":1,"method":7}')) == [-32600]
+        assert code(d.ask(b'{"jsonrpc":"2.0","id":[],"method":"list"}')) == [-32600]
+        assert code(d.ask(b'{"jsonrpc":"2.0","id":1,"method":"nope"}')) == [-32601]
+        assert code(d.ask(b'{"jsonrpc":"2.0","id":1,"method":"list","params":[1]}')) == [-32600]
+        assert code(d.ask(b'{"jsonrpc":"2.0","id":1,"method":"info","params":{}}')) == [-32602]
+        assert code(d.ask(b'{"jsonrpc":"2.0","id":1,"method":"info","params":{"name":7}}')) == [-32602]
+        assert code(d.ask(b'{"jsonrpc":"2.0","id":1,"method":"list","params":{"x":1}}')) == [-32602]
+        assert d.ask(b'{"jsonrpc":"2.0","method":"list"}') == []  # wants no answer
+        assert code(d.ask(b"[" * 60000)) == [-32700]
+        assert code(d.ask(b'{"a":"' + b"x" * 200000)) == [-32700]  # too long: then hung up on
+        for _ in range(200):
+            line = bytes(chance.randrange(256) for _ in range(chance.randrange(200)))
+            d.ask(line, request, wait=chance.random() < 0.5)
+        for cut in range(0, len(request), 7):
+            d.ask(request[:cut], wait=False)
+        assert code(d.ask(*[request] * 300)) == [0] * 300
+        assert len(d.disks()) == 1
+
+
+def memory_of(pid):
+    with open(f"/proc/{pid}/status") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("VmRSS"))
+
+
+def client_that_never_reads_cannot_grow_the_daemon():
+    request = b'{"jsonrpc":"2.0","id":1,"method":"list"}\n'
+    with harness.daemon() as d:
+        for n in range(3):
+            d.attach("aio:" + d.image(f"img{n}"))
+        before = memory_of(d.process.pid)
+        clients = []
+        for _ in range(100):  # more than it lets in
+            sock = socket.socket(socket.AF_UNIX)
+            sock.settimeout(harness.WAIT)
+            sock.connect(d.socket)
+            sock.setblocking(False)
+            clients.append(sock)
+        time.sleep(0.2)
+        for sock in clients:
+            try:
+                while sock.send(request * 100):
+                    pass
+            except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+                pass
+        time.sleep(0.5)
+        for sock in clients[10:]:
+            sock.close()
+        assert d.answers()
+        grown = memory_of(d.process.pid) - before
+        print(f"grown by {grown} KiB")
+        if "asan" not in os.environ.get("TEST_SANITIZED", ""):
+            assert grown < 16 << 10, grown
+        for sock in clients[:10]:
+            sock.close()
+
+
+def detach_drains_a_busy_disk():
+    with harness.daemon() as d:
+        disk = d.attach("aio:" + d.image("img", 64 << 20))
+        written = [0] * 4
+
+        def write(n):
+            client = Nbd(disk["path"])
+            try:
+                while True:
+                    at = (n + 4 * (written[n] % 1000)) * 16384
+                    client.write(at, bytes([1 + written[n] % 250]) * 16384)
+                    written[n] += 1
+            except (ConnectionError, OSError):
+                pass
+
+        threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        wait_for("some writes", lambda: min(written) > 20)
+        d.detach(disk)
+        for thread in threads:
+            thread.join(harness.WAIT)
+        with open(os.path.join(d.folder, "img"), "rb") as f:
+            for n, count in enumerate(written):
+                last = count - 1  # the last one that was acknowledged
+                f.seek((n + 4 * (last % 1000)) * 16384)
+                assert f.read(16384) == bytes([1 + last % 250]) * 16384, (n, count)
+
+
+def many_disks_at_once():
+    with harness.daemon() as d:
+        images = [d.image(f"img{n}", 1 << 20) for n in range(24)]
+        runs = [subprocess.Popen([harness.TAP_CTL, "attach", "aio:" + image, "--socket", d.socket],
+                                 stdout=subprocess.PIPE, text=True) for image in images]
+        names = {run.communicate(timeout=60)[0].strip() for run in runs}
+        assert len(names) == 24, names
+        d.pids |= {disk["pid"] for disk in d.disks()}
+        assert len(d.pids) == 24
+
+
+def stop_leaves_disks_and_stop_all_does_not():
+    with harness.daemon() as d:
+        disk = d.attach("aio:" + d.image("img"))
+        assert d.ctl("stop").status == 0
+        assert d.process.wait(harness.WAIT) == 0
+        assert alive(disk["pid"])
+        Nbd(disk["path"]).close()
+        d.start()
+        assert d.ctl("stop", "--all").status == 0
+        assert d.process.wait(harness.WAIT) == 0
+        assert not alive(disk["pid"])
+
+
+def help_names_every_command():
+    run = subprocess.run([harness.TAP_CTL, "--help"], capture_output=True, text=True, timeout=20)
+    assert run.returncode == 0
+    for command in ("list", "info", "stats", "attach", "detach", "nbd-listen", "nbd-close",
+                    "xen-attach", "xen-detach", "stop"):
+        assert f"\n  {command}" in run.stdout, command
+        one = subprocess.run([harness.TAP_CTL, command, "--help"], capture_output=True,
+                             text=True, timeout=20)
+        assert one.returncode == 0 and "--json" in one.stdout, command
+    for program in (harness.BLKTAPCTRL, harness.TAPDISK):
+        run = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=20)
+        assert run.returncode == 0 and "Usage" in run.stdout, program
+        run = subprocess.run([program, "--nonsense"], capture_output=True, text=True, timeout=20)
+        assert run.returncode == 2 and "--nonsense" in run.stderr, (program, run)
+
+
+if __name__ == "__main__":
+    harness.main({name.replace("_", "-"): f for name, f in globals().items()
+                  if callable(f) and getattr(f, "__module__", "") == "__main__"})
