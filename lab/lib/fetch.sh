@@ -40,6 +40,7 @@ lab_fetch() {
 	exec 9>"$cache/lock"
 	flock -w 900 9 || die "another lab holds $cache/lock"
 	rm -rf "$cache"/{xen,kernel}/.new.*
+	find "$cache/deb" -name '*.deb' -ctime +30 -delete
 	[[ ! $update ]] || rm -f "$cache"/apt/*/updated
 
 	native=$(host_codename)
