@@ -325,7 +325,7 @@ static int front_read(struct xenbus_disk *disk, json_t **out, struct td_why *why
 static void disk_is_connected(struct xenbus_disk *disk)
 {
 	set_phase(disk, DISK_CONNECTED);
-	td_tapdisk_call(disk->tap, "xen-wait", NULL, disk_waited, disk);
+	td_tapdisk_await(disk->tap, "xen-wait", NULL, disk_waited, disk);
 	xenbus_disk_look(disk);
 }
 
