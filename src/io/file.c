@@ -118,13 +118,22 @@ static void bounce_put(struct td_fileop *op)
 		bounce_next(list_item(link, struct td_fileop, link));
 }
 
+static bool op_held(struct td_fileop *op, bool ended)
+{
+	struct td_file_hook *hook = op->file->hook;
+
+	op->ended = ended;
+	return hook && hook->hold && hook->hold(hook, op, ended);
+}
+
 /* done() may free op or use it again: it comes last. */
 static void op_leave(struct td_fileop *op)
 {
 	bounce_put(op);
 	if (op_changes(op))
 		write_leave(op);
-	op->done(op, op->err);
+	if (!op_held(op, true))
+		op->done(op, op->err);
 }
 
 static void op_end(struct td_fileop *op, int err)
@@ -443,13 +452,10 @@ static void op_start(struct td_fileop *op)
 		bounce_next(op);
 }
 
-void td_fileop_submit(struct td_fileio *io, struct td_file *file, struct td_fileop *op)
+static void op_enter(struct td_fileop *op)
 {
-	op->io = io;
-	op->file = file;
-	op->bounce = NULL;
-	op->pos = 0;
-	op->rmw = op_changes(op) && !is_aligned(op->offset | op->len, file->align);
+	struct td_file *file = op->file;
+
 	if (op_changes(op)) {
 		assert(file->flags & TD_FILE_WRITE);
 		if (op_must_wait(op)) {
@@ -459,6 +465,25 @@ void td_fileop_submit(struct td_fileio *io, struct td_file *file, struct td_file
 		write_enter(op);
 	}
 	op_start(op);
+}
+
+void td_fileop_submit(struct td_fileio *io, struct td_file *file, struct td_fileop *op)
+{
+	op->io = io;
+	op->file = file;
+	op->bounce = NULL;
+	op->pos = 0;
+	op->rmw = op_changes(op) && !is_aligned(op->offset | op->len, file->align);
+	if (!op_held(op, false))
+		op_enter(op);
+}
+
+void td_fileop_release(struct td_fileop *op)
+{
+	if (op->ended)
+		op->done(op, op->err);
+	else
+		op_enter(op);
 }
 
 /* ---- the loop's side ------------------------------------------------------ */

@@ -37,6 +37,8 @@ struct td_file_op_seen {
 	bool dsync;
 };
 
+struct td_fileop;
+
 /*
  * begin() is called before an operation is issued: it returns 0 to let it
  * happen, or -errno to make it fail so without being done; *id is handed to
@@ -47,6 +49,11 @@ struct td_file_hook {
 	int  (*begin)(struct td_file_hook *hook, const struct td_file_op_seen *op,
 		      uint64_t *id);
 	void (*end)(struct td_file_hook *hook, uint64_t id, int err);
+	/* May be NULL. Asked for every asynchronous operation, on the loop's
+	 * thread, before it is begun and again (ended) before its done() is
+	 * called: true keeps it back until td_fileop_release(). So a test lets
+	 * operations overtake each other. */
+	bool (*hold)(struct td_file_hook *hook, struct td_fileop *op, bool ended);
 };
 
 /* The policy under which a disk's images open their files. */
@@ -77,8 +84,10 @@ struct td_fileop {
 	char *bounce;
 	uint64_t pos;              /* done so far */
 	uint64_t hook_id;
-	bool rmw, reading;
+	bool rmw, reading, ended;
 	int err;
+	struct list hook_link;     /* the hook's, while it holds the operation */
+	uint64_t hook_turn;        /* likewise */
 };
 
 /* The asynchronous side of a loop: its engine and its bounce buffers. */
@@ -90,5 +99,7 @@ const char *td_fileio_engine(const struct td_fileio *io);
 
 void td_fileop_submit(struct td_fileio *io, struct td_file *file,
 		      struct td_fileop *op);
+/* Lets an operation go on that the hook has held back. */
+void td_fileop_release(struct td_fileop *op);
 
 #endif
