@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The suite's hand on the file layer, through struct td_file_hook:
+ *  - counts what is done to files, and makes the n-th operation fail (or all
+ *    from the n-th on, as when a device goes away);
+ *  - holds operations back, before they are issued and again before they are
+ *    told to have ended, and lets them go in random order: a driver that takes
+ *    one order for granted meets another one;
+ *  - knows which writes have not been synced yet.
+ */
+#ifndef SUITE_HOOK_H
+#define SUITE_HOOK_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "io/file.h"
+#include "model.h"
+
+#define HOOK_FILES 16
+
+struct hook_file {
+	struct td_file *file;
+	uint64_t written; /* clock at the end of the last plain write */
+	uint64_t synced;  /* clock at the begin of the last sync that ended */
+};
+
+struct hook {
+	struct td_file_hook base;
+	pthread_mutex_t lock; /* workers call too */
+	struct rnd rnd;
+
+	uint64_t count;      /* operations so far */
+	uint64_t fail_at;    /* this one fails; 0: none */
+	bool fail_on;        /* and all later ones */
+	int fail_err;        /* -EIO, -ENOSPC ... */
+	uint64_t failed;     /* operations made to fail */
+	enum td_file_event failed_event; /* the first of them */
+
+	bool shuffle;
+	struct list held;
+	int wake;            /* an eventfd: something is held, do not wait */
+	uint64_t turn;
+
+	uint64_t clock;
+	uint64_t changes;    /* writes, truncates, ... seen */
+	struct hook_file file[HOOK_FILES];
+};
+
+void hook_init(struct hook *hook, uint64_t seed, bool shuffle);
+void hook_free(struct hook *hook);
+/* Once a turn of the loop: lets some of the held operations go. */
+void hook_turn(struct hook *hook);
+bool hook_holds(struct hook *hook);
+/* From now on nothing is held back; what is held goes. */
+void hook_calm(struct hook *hook);
+/* Writes that ended without a sync or FUA after them, in how many files? */
+unsigned hook_unsynced(struct hook *hook);
+const char *hook_event_name(enum td_file_event event);
+
+#endif

@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * blktap-driver-test: runs the image suite on a driver, built in or a plug-in.
+ * Each behaviour runs in a process of its own, so that a crash, an assertion or
+ * a leak found at exit is that behaviour's failure.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "drivers/builtin.h"
+#include "suite.h"
+
+static const char usage[] =
+"usage: blktap-driver-test [OPTION...] DRIVER.so|TYPE [SPEC...]\n"
+"Runs the image suite on a disk driver: a plug-in, or one that is built in.\n"
+"\n"
+"SPEC says how to name a disk of it: %f stands for a scratch file of zeroes (a\n"
+"new one each time), %s for the wanted size in bytes. Without SPEC the driver's\n"
+"create function makes the images.\n"
+"    blktap-driver-test ./stripe.so 'stripe:%f,and=%f'\n"
+"\n"
+"  -e, --engine NAME   io_uring or libaio\n"
+"  -a, --align BYTES   pretend that files demand this alignment\n"
+"  -s, --shuffle       let file operations overtake each other\n"
+"  -o, --overlay       create images over a raw backing file\n"
+"  -x, --exact         images have exactly the size asked for\n"
+"  -f, --forgets       the driver keeps nothing across close\n"
+"  -S, --seed N        of what is random; printed otherwise\n"
+"  -n, --rounds N      steps of random sequences, 400\n"
+"  -d, --dir FOLDER    for scratch files: /dev/shm, else $TMPDIR or /tmp\n"
+"  -b, --behaviour B   only those whose name contains B\n"
+"  -l, --list          lists the behaviours\n"
+"  -t, --timeout S     seconds for one behaviour, 120\n"
+"  -h, --help\n";
+
+static const struct option options[] = {
+	{ "engine", 1, NULL, 'e' },  { "align", 1, NULL, 'a' },
+	{ "shuffle", 0, NULL, 's' }, { "overlay", 0, NULL, 'o' },
+	{ "exact", 0, NULL, 'x' },   { "forgets", 0, NULL, 'f' },
+	{ "seed", 1, NULL, 'S' },    { "rounds", 1, NULL, 'n' },
+	{ "dir", 1, NULL, 'd' },     { "behaviour", 1, NULL, 'b' },
+	{ "list", 0, NULL, 'l' },    { "timeout", 1, NULL, 't' },
+	{ "help", 0, NULL, 'h' },    { NULL },
+};
+
+/* Exit codes of a behaviour's process. */
+enum { PASSED = 0, FAILED = 1, SKIPPED = 77 };
+
+struct tally {
+	unsigned passed, failed, skipped;
+};
+
+struct run {
+	struct suite suite;
+	const char *dir;
+	const char *only;
+	unsigned timeout;
+	struct tally tally;
+};
+
+/* Shared with the behaviour's process: what it had to say. */
+static char *verdict;
+#define VERDICT_SIZE 4096
+
+static void say(const char *fmt, va_list args)
+{
+	vsnprintf(verdict, VERDICT_SIZE, fmt, args);
+	fflush(stdout);
+}
+
+void fail(const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	say(fmt, args);
+	va_end(args);
+	_exit(FAILED);
+}
+
+void skip(const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	say(fmt, args);
+	va_end(args);
+	_exit(SKIPPED);
+}
+
+static void remove_tree(const char *dir)
+{
+	char command[400];
+
+	snprintf(command, sizeof(command), "rm -rf -- '%s'", dir);
+	if (system(command))
+		fprintf(stderr, "%s: not removed\n", dir);
+}
+
+static void judge(struct run *run, const struct behaviour *b, int status, uint64_t ms)
+{
+	if (WIFEXITED(status) && WEXITSTATUS(status) == PASSED) {
+		run->tally.passed++;
+		printf("ok - %s (%llu ms)\n", b->name, (unsigned long long)ms);
+	} else if (WIFEXITED(status) && WEXITSTATUS(status) == SKIPPED) {
+		run->tally.skipped++;
+		printf("ok - %s # SKIP %s\n", b->name, verdict);
+	} else {
+		run->tally.failed++;
+		if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
+			snprintf(verdict, VERDICT_SIZE, "not done after %u s", run->timeout);
+		else if (WIFSIGNALED(status))
+			snprintf(verdict, VERDICT_SIZE, "%s", strsignal(WTERMSIG(status)));
+		else if (!verdict[0])
+			snprintf(verdict, VERDICT_SIZE, "exit code %d", WEXITSTATUS(status));
+		printf("not ok - %s: %s\n", b->name, verdict);
+	}
+	fflush(stdout);
+}
+
+static void run_one(struct run *run, const struct behaviour *b)
+{
+	struct suite *suite = &run->suite;
+	uint64_t began = td_now_ms();
+	int status;
+
+	if (b->needs & ~suite->driver->can) {
+		run->tally.skipped++;
+		printf("ok - %s # SKIP %s cannot do it\n", b->name, suite->driver->name);
+		return;
+	}
+	snprintf(suite->dir, sizeof(suite->dir), "%s/blktap-suite.XXXXXX", run->dir);
+	if (!mkdtemp(suite->dir)) {
+		fprintf(stderr, "%s: %s\n", suite->dir, strerror(errno));
+		exit(2);
+	}
+	verdict[0] = 0;
+	fflush(stdout);
+	pid_t pid = fork();
+	if (pid == 0) {
+		alarm(run->timeout);
+		b->run(suite);
+		exit(PASSED);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) < 0) {
+		perror("fork");
+		exit(2);
+	}
+	remove_tree(suite->dir);
+	judge(run, b, status, td_now_ms() - began);
+}
+
+static const struct behaviour *const all[] = {
+	basic_behaviours, op_behaviours, random_behaviours, fault_behaviours,
+};
+
+static void run_all(struct run *run)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(all); i++)
+		for (const struct behaviour *b = all[i]; b->name; b++)
+			if (!run->only || strstr(b->name, run->only))
+				run_one(run, b);
+}
+
+static int list_all(void)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(all); i++)
+		for (const struct behaviour *b = all[i]; b->name; b++)
+			puts(b->name);
+	return 0;
+}
+
+static const char *scratch_folder(void)
+{
+	if (!access("/dev/shm", W_OK))
+		return "/dev/shm";
+	return getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp";
+}
+
+static void add_builtin(struct td_registry *registry)
+{
+	for (unsigned i = 0; td_builtin_drivers[i]; i++)
+		td_registry_add(registry, td_builtin_drivers[i]);
+	for (unsigned i = 0; td_builtin_aliases[i].alias; i++)
+		td_registry_add_alias(registry, td_builtin_aliases[i].alias,
+				      td_builtin_aliases[i].name);
+}
+
+static int find_driver(struct suite *suite, const char *name, struct td_why *why)
+{
+	if (!strchr(name, '/') && !strstr(name, ".so")) {
+		suite->driver = td_registry_find(suite->registry, name, why);
+		return suite->driver ? 0 : -ENOENT;
+	}
+	return td_registry_load(suite->registry, name, &suite->driver, why);
+}
+
+/* A forced engine that this machine does not have is no driver's fault. */
+static void need_engine(const char *engine)
+{
+	struct td_loop *loop;
+	struct td_fileio *io;
+	struct td_why why = { "" };
+
+	if (!engine || td_loop_new(&loop))
+		return;
+	if (td_fileio_new(loop, engine, 8, &io, &why)) {
+		printf("skipped: %s\n", why.text);
+		exit(SKIPPED);
+	}
+	td_fileio_free(io);
+	td_loop_free(loop);
+}
+
+static void run_spec(struct run *run, const char *spec)
+{
+	struct suite *suite = &run->suite;
+
+	suite->spec = spec;
+	printf("# %s, engine %s, align %u%s%s, seed %llu\n",
+	       spec ? spec : suite->driver->name, suite->engine ? suite->engine : "chosen",
+	       suite->align, suite->overlay ? ", overlay" : "",
+	       suite->shuffle ? ", shuffled" : "", (unsigned long long)suite->seed);
+	run_all(run);
+}
+
+static int parse(struct run *run, int argc, char **argv)
+{
+	struct suite *suite = &run->suite;
+	int c;
+
+	while ((c = getopt_long(argc, argv, "e:a:soxfS:n:d:b:lt:h", options, NULL)) != -1) {
+		switch (c) {
+		case 'e': suite->engine = optarg; break;
+		case 'a': suite->align = atoi(optarg); break;
+		case 's': suite->shuffle = true; break;
+		case 'o': suite->overlay = true; break;
+		case 'x': suite->exact = true; break;
+		case 'f': suite->forgets = true; break;
+		case 'S': suite->seed = strtoull(optarg, NULL, 0); break;
+		case 'n': suite->rounds = atoi(optarg); break;
+		case 'd': run->dir = optarg; break;
+		case 'b': run->only = optarg; break;
+		case 'l': exit(list_all());
+		case 't': run->timeout = atoi(optarg); break;
+		case 'h': fputs(usage, stdout); exit(0);
+		default:  return -1;
+		}
+	}
+	return optind < argc ? 0 : -1;
+}
+
+int main(int argc, char **argv)
+{
+	struct run run = {
+		.suite = { .seed = td_now_us() % 1000000000, .rounds = 400 },
+		.dir = scratch_folder(),
+		.timeout = 120,
+	};
+	struct suite *suite = &run.suite;
+	struct td_why why = { "" };
+
+	if (parse(&run, argc, argv)) {
+		fputs(usage, stderr);
+		return 2;
+	}
+	verdict = mmap(NULL, VERDICT_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+		       -1, 0);
+	if (verdict == MAP_FAILED || td_registry_new(NULL, &suite->registry))
+		abort();
+	add_builtin(suite->registry);
+	if (find_driver(suite, argv[optind], &why)) {
+		fprintf(stderr, "blktap-driver-test: %s\n", why.text);
+		return 2;
+	}
+	need_engine(suite->engine);
+	if (++optind < argc)
+		for (; optind < argc; optind++)
+			run_spec(&run, argv[optind]);
+	else if (suite->driver->create)
+		run_spec(&run, NULL);
+	else {
+		fprintf(stderr, "blktap-driver-test: %s does not create images: give a SPEC\n",
+			suite->driver->name);
+		return 2;
+	}
+	td_registry_free(suite->registry);
+	printf("# %u passed, %u failed, %u skipped\n", run.tally.passed, run.tally.failed,
+	       run.tally.skipped);
+	return run.tally.failed ? 1 : 0;
+}

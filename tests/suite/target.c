@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Makes images for behaviours. A driver that creates its images is asked to,
+ * over a raw file full of tag 1 if an overlay is wanted. For all others a
+ * template says how to name one:
+ *
+ *     TYPE:%f,option=...     %f: a scratch file of zeroes, a new one each time
+ *     TYPE:name,size=%s      %s: the size wanted, in bytes
+ *
+ * With several %f the size is divided among them.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "suite.h"
+
+static void file_make(const char *path, uint64_t size, uint32_t tag)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	char *buf = malloc(MiB);
+
+	require(fd >= 0 && !ftruncate(fd, size), "%s: %s", path, strerror(errno));
+	for (uint64_t at = 0; tag != TAG_ZERO && at < size; at += MiB) {
+		size_t n = min_u64(MiB, size - at);
+		tag_fill(buf, at, n, tag);
+		require(pwrite(fd, buf, n, at) == (ssize_t)n, "%s: %s", path, strerror(errno));
+	}
+	free(buf);
+	close(fd);
+}
+
+static unsigned count_files(const char *template)
+{
+	unsigned n = 0;
+
+	for (const char *p = template; (p = strstr(p, "%f")); p += 2)
+		n++;
+	return n;
+}
+
+static void expand(struct suite *suite, uint64_t size, struct target *target)
+{
+	unsigned files = count_files(suite->spec);
+	uint64_t each = files ? round_up((size + files - 1) / files, 4096) : 0;
+	size_t at = 0;
+
+	if (files == 1)
+		each = size;
+	for (const char *p = suite->spec; *p && at < sizeof(target->spec) - 1; p++) {
+		size_t room = sizeof(target->spec) - at;
+		if (p[0] == '%' && p[1] == 'f') {
+			snprintf(target->path, sizeof(target->path), "%s/image%u",
+				 suite->dir, suite->made++);
+			file_make(target->path, each, TAG_ZERO);
+			at += snprintf(target->spec + at, room, "%s", target->path);
+			p++;
+		} else if (p[0] == '%' && p[1] == 's') {
+			at += snprintf(target->spec + at, room, "%llu",
+				       (unsigned long long)size);
+			p++;
+		} else {
+			target->spec[at++] = *p;
+		}
+	}
+	require(at < sizeof(target->spec), "the specification is too long");
+	target->spec[at] = 0;
+}
+
+static void create(struct suite *suite, uint64_t size, struct target *target)
+{
+	struct td_files files = { .force_align = 0 };
+	struct td_why why = { "" };
+	char backing[300];
+	struct td_create make = { .path = target->path, .size = size, .files = &files };
+	int err;
+
+	snprintf(target->path, sizeof(target->path), "%s/image%u", suite->dir, suite->made);
+	if (suite->overlay) {
+		snprintf(backing, sizeof(backing), "%s/base%u", suite->dir, suite->made);
+		file_make(backing, size, TAG_BASE);
+		target->tag = TAG_BASE;
+		make.backing = backing;
+		make.backing_size = size;
+	}
+	suite->made++;
+	err = suite->driver->create(&make, &why);
+	require(!err, "create: %s (%s)", why.text, strerror(-err));
+	snprintf(target->spec, sizeof(target->spec), "%s:%s", suite->driver->name, target->path);
+}
+
+void target_make(struct suite *suite, uint64_t size, struct target *target)
+{
+	*target = (struct target){ .tag = TAG_ZERO };
+	if (suite->spec)
+		expand(suite, size, target);
+	else
+		create(suite, size, target);
+}
+
+static uint64_t hash(uint64_t h, const void *data, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		h = (h ^ ((const unsigned char *)data)[i]) * 1099511628211ull;
+	return h;
+}
+
+static uint64_t file_checksum(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	char *buf = malloc(MiB);
+	uint64_t h = 14695981039346656037ull;
+	struct stat st;
+	ssize_t n;
+
+	require(fd >= 0 && !fstat(fd, &st), "%s: %s", path, strerror(errno));
+	h = hash(h, &st.st_size, sizeof(st.st_size));
+	h = hash(h, &st.st_mtim, sizeof(st.st_mtim));
+	while ((n = read(fd, buf, MiB)) > 0)
+		h = hash(h, buf, n);
+	free(buf);
+	close(fd);
+	return h;
+}
+
+/* A sum, so that the order of the folder does not matter. */
+uint64_t folder_checksum(const char *dir)
+{
+	DIR *d = opendir(dir);
+	struct dirent *entry;
+	char path[600];
+	uint64_t sum = 0;
+
+	require(d, "%s: %s", dir, strerror(errno));
+	while ((entry = readdir(d))) {
+		if (entry->d_name[0] == '.')
+			continue;
+		snprintf(path, sizeof(path), "%s/%s", dir, entry->d_name);
+		sum += hash(file_checksum(path), path, strlen(path));
+	}
+	closedir(d);
+	return sum;
+}
