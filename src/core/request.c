@@ -425,7 +425,7 @@ struct td_req *td_req_new(struct td_queue *queue, struct td_image *img)
 	struct td_slot *slot;
 	size_t size = round_up(sizeof(*slot) + TD_SCRATCH_MAX, 64);
 
-	slot = aligned_alloc(64, size + many * sizeof(struct iovec) + 64);
+	slot = aligned_alloc(64, round_up(size + many * sizeof(struct iovec), 64));
 	if (!slot)
 		return NULL;
 	memset(slot, 0, size);
