@@ -298,6 +298,7 @@ struct td_create {
 	const char      *backing;      /* NULL: none */
 	uint64_t         backing_size; /* bytes, when backing is set */
 	uint32_t         cluster;      /* 0: the format's default */
+	bool             reserve;      /* all space is to be taken now */
 	struct td_files *files;
 };
 
