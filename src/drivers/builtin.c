@@ -5,11 +5,13 @@
 #include "drivers/builtin.h"
 
 extern const struct td_driver aio_driver;
+extern const struct td_driver qcow_driver;
 extern const struct td_driver ram_driver;
 
 const struct td_driver *const td_builtin_drivers[] = {
 	&aio_driver,
 	&ram_driver,
+	&qcow_driver,
 	NULL,
 };
 
