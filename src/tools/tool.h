@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What every tool needs: options from a table (which --help prints too), the
+ * drivers, names of disks, and files that appear whole or not at all.
+ */
+#ifndef TOOLS_TOOL_H
+#define TOOLS_TOOL_H
+
+#include <blktap/driver.h>
+
+#include "core/registry.h"
+
+enum { TOOL_OK = 0, TOOL_FAILED = 1, TOOL_USAGE = 2 };
+
+struct tool_option {
+	char letter;
+	const char *name;  /* --name */
+	const char *arg;   /* what follows it in --help; NULL: nothing does */
+	const char *help;
+	void *to;          /* a bool, or a const char * where it takes an arg */
+};
+
+struct tool {
+	const char *name;
+	const char *usage;  /* what follows the options */
+	const char *about;  /* lines for --help */
+	const struct tool_option *options; /* ends with letter 0 */
+	int min_args, max_args;
+};
+
+/* Sets the options; returns the index of the first argument. Ends the program
+ * after --help and --version (0), and on errors (TOOL_USAGE). */
+int tool_begin(const struct tool *tool, int argc, char **argv);
+
+/* One line on stderr, led by the tool's name. */
+void tool_say(const struct tool *tool, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+
+/* The built-in drivers; NULL: no memory. */
+struct td_registry *tool_registry(void);
+
+/* "type:path" with the path's commas and backslashes escaped; free() it. */
+char *tool_spec(const char *type, const char *path);
+
+/* A name in the folder of path, for a file that is to become path; free() it. */
+char *tool_temp_name(const char *path);
+
+/* Asks on the terminal; false without one. */
+bool tool_ask(const char *question, const char *about);
+
+#endif
