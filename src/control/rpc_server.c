@@ -85,8 +85,10 @@ static void client_ended(void *arg, bool hard)
 	struct client *client = arg;
 
 	client->asked_all = true;
-	if (hard || !client->call_count)
+	if (hard)
 		client_drop(client);
+	else if (!client->call_count)
+		td_wire_finish(client->wire); /* once it has all answers */
 }
 
 static void client_send(struct client *client, json_t *id, const char *key, json_t *value)

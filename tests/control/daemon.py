@@ -277,7 +277,9 @@ def garbage_on_the_control_socket_is_harmless():
             d.ask(line, request, wait=chance.random() < 0.5)
         for cut in range(0, len(request), 7):
             d.ask(request[:cut], wait=False)
-        assert code(d.ask(*[request] * 300)) == [0] * 300
+        assert code(d.ask(*[request] * 3000)) == [0] * 3000
+        # more answers than the socket holds, read long after all has been asked
+        assert code(d.ask(*[request] * 500, pause=0.3)) == [0] * 500
         assert len(d.disks()) == 1
 
 
@@ -312,7 +314,7 @@ def client_that_never_reads_cannot_grow_the_daemon():
         assert d.answers()
         grown = memory_of(d.process.pid) - before
         print(f"grown by {grown} KiB")
-        if "asan" not in os.environ.get("TEST_SANITIZED", ""):
+        if "address" not in os.environ.get("TEST_SANITIZED", ""):
             assert grown < 16 << 10, grown
         for sock in clients[:10]:
             sock.close()

@@ -168,7 +168,7 @@ class Daemon:
         assert run.status == 0, run.err
         assert self.process.wait(WAIT) == 0, self.log()
 
-    def ask(self, *lines, wait=True):
+    def ask(self, *lines, wait=True, pause=0):
         """Sends lines to the control socket as they are; the answers."""
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(WAIT)
@@ -177,6 +177,7 @@ class Daemon:
             try:
                 sock.sendall(b"".join(line + b"\n" for line in lines))
                 sock.shutdown(socket.SHUT_WR)
+                time.sleep(pause)
                 while wait and (more := sock.recv(1 << 16)):
                     data += more
             except (BrokenPipeError, ConnectionResetError):
