@@ -199,6 +199,7 @@ static void serve_start(struct nbd_conn *conn)
 	}
 	td_timer_cancel(&conn->timer);
 	nbd->hello_count--;
+	nbd->serve_count++;
 	conn->state = NBD_CONN_SERVE;
 }
 
@@ -364,7 +365,6 @@ int nbd_conn_new(struct td_nbd *nbd, int fd, const char *peer)
 	if (err)
 		goto free_buffers;
 	list_add(&nbd->conns, &conn->link);
-	nbd->conn_count++;
 	nbd->hello_count++;
 	td_timer_arm(nbd->loop, &conn->timer, HELLO_MS);
 	conn_run(conn);

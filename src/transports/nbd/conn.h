@@ -24,7 +24,8 @@ struct td_nbd {
 	} listener[NBD_SOCKETS_MAX];
 	struct nbd_sockets sockets;
 	struct list conns;             /* oldest first */
-	unsigned conn_count, hello_count;
+	unsigned hello_count;          /* that negotiate */
+	unsigned serve_count;          /* that hold memory for requests */
 	struct list sending;           /* connections with something to send */
 	struct td_flush_hook hook;
 	struct td_timer trim_timer;    /* gives idle memory back */

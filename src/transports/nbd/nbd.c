@@ -31,7 +31,7 @@
 
 unsigned td_nbd_connections(const struct td_nbd *nbd)
 {
-	return nbd->conn_count;
+	return nbd->serve_count;
 }
 
 void nbd_sending(struct nbd_conn *conn)
@@ -105,7 +105,7 @@ static void peer_take(struct td_nbd *nbd, int fd)
 	int err;
 
 	nbd_socket_name(fd, true, peer, sizeof(peer));
-	if (nbd->conn_count - nbd->hello_count >= CONNS_MAX) {
+	if (nbd->serve_count >= CONNS_MAX) {
 		td_log_limited(&nbd->noise, name, LOG_WARNING,
 			       "NBD: %s refused: %d connections are served already",
 			       peer, CONNS_MAX);
@@ -256,7 +256,7 @@ void nbd_conn_ended(struct nbd_conn *conn)
 	struct td_nbd *nbd = conn->nbd;
 
 	list_del(&conn->link);
-	nbd->conn_count--;
+	nbd->serve_count -= conn->pool != NULL;
 	td_loop_undefer(nbd->loop, &conn->later);
 	td_pool_free(conn->pool);
 	nbd_buffers_fini(&conn->buffers);

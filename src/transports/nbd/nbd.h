@@ -19,6 +19,7 @@ int td_nbd_listen(struct td_disk *disk, const char *address,
 /* Stops listening, takes no more requests, lets those in flight end without
  * blocking, then calls done(arg) from the loop; nbd is gone by then. */
 void td_nbd_close(struct td_nbd *nbd, void (*done)(void *arg), void *arg);
+/* Those that are served; others may be negotiating. */
 unsigned td_nbd_connections(const struct td_nbd *nbd);
 
 #endif
