@@ -50,7 +50,7 @@ int td_client_open(const char *path, struct td_client **out, struct td_client_er
 
 	if (!path)
 		path = TD_CLIENT_SOCKET;
-	err = td_unix_connect(path, &fd);
+	err = td_unix_connect(path, true, &fd);
 	if (err)
 		return failed(error, err, "%s: %s", path, strerror(-err));
 	client = calloc(1, sizeof(*client));

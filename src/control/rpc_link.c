@@ -154,7 +154,7 @@ int td_rpc_connect(struct td_rpc_link *link, const char *path, struct td_why *wh
 {
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
-	int fd, err = td_unix_connect(path, &fd);
+	int fd, err = td_unix_connect(path, false, &fd);
 
 	td_rpc_hang_up(link);
 	if (!err) {

@@ -23,21 +23,24 @@ static int unix_socket(const char *path, struct sockaddr_un *at, int *fd)
 	return *fd < 0 ? -errno : 0;
 }
 
-int td_unix_connect(const char *path, int *fd)
+int td_unix_connect(const char *path, bool wait, int *fd)
 {
 	struct sockaddr_un at;
 	int sock, err = unix_socket(path, &at, &sock);
 
 	if (err)
 		return err;
-	if (fcntl(sock, F_SETFL, O_NONBLOCK) < 0 ||
-	    connect(sock, (struct sockaddr *)&at, sizeof(at)) < 0) {
+	if (!wait && fcntl(sock, F_SETFL, O_NONBLOCK) < 0)
 		err = -errno;
+	if (!err && connect(sock, (struct sockaddr *)&at, sizeof(at)) < 0)
+		err = -errno;
+	if (!err && fcntl(sock, F_SETFL, O_NONBLOCK) < 0)
+		err = -errno;
+	if (err)
 		close(sock);
-		return err;
-	}
-	*fd = sock;
-	return 0;
+	else
+		*fd = sock;
+	return err;
 }
 
 /* Removes a socket that nobody listens at; leaves anything else alone. */
@@ -48,7 +51,7 @@ static void remove_dead_socket(const char *path)
 
 	if (lstat(path, &st) < 0 || !S_ISSOCK(st.st_mode))
 		return;
-	err = td_unix_connect(path, &fd);
+	err = td_unix_connect(path, false, &fd);
 	if (err == -ECONNREFUSED)
 		unlink(path);
 	else if (!err)

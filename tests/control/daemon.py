@@ -297,7 +297,6 @@ def client_that_never_reads_cannot_grow_the_daemon():
         clients = []
         for _ in range(100):  # more than it lets in
             sock = socket.socket(socket.AF_UNIX)
-            sock.settimeout(harness.WAIT)
             sock.connect(d.socket)
             sock.setblocking(False)
             clients.append(sock)
@@ -311,7 +310,7 @@ def client_that_never_reads_cannot_grow_the_daemon():
         time.sleep(0.5)
         for sock in clients[10:]:
             sock.close()
-        assert d.answers()
+        wait_for("an answer to somebody else", d.answers)
         grown = memory_of(d.process.pid) - before
         print(f"grown by {grown} KiB")
         if "address" not in os.environ.get("TEST_SANITIZED", ""):
