@@ -190,6 +190,7 @@ static void collect(struct bench *b, unsigned count, int *answers, unsigned limi
 	while (count) {
 		if (front_get(&b->front, &answer)) {
 			assert_true(answer.id < limit);
+			assert_int_not_equal(answer.op, 6); /* but the op within */
 			answers[answer.id] = answer.status;
 			count--;
 			continue;

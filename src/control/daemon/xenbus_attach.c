@@ -261,7 +261,7 @@ static void run_attach(void *arg, struct td_rpc_call *call, json_t *params)
 	struct vdev_disk disk;
 	struct td_why why;
 	const char *domain, *text;
-	uint32_t domid, devid;
+	uint32_t domid, devid = 0;
 	int err;
 
 	if (!td_rpc_params(call, params, "{s:s, s:s}", "domain", &domain, "disk", &text))

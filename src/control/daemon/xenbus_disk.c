@@ -126,8 +126,8 @@ static int remove_both(void *arg, xs_transaction_t t)
 	if (!ours)
 		return -ENOENT;
 	if (disk->frontend)
-		xs_rm(disk->xs, t, disk->frontend);
-	xs_rm(disk->xs, t, disk->dir);
+		store_remove(disk->xs, t, disk->frontend);
+	store_remove(disk->xs, t, disk->dir);
 	return 0;
 }
 
@@ -220,8 +220,6 @@ static void disk_died(void *arg, struct td_tapdisk *tap, const char *cause)
 {
 	struct xenbus_disk *disk = arg;
 
-	td_log(disk->name, LOG_ERR, "domain %u: its requests wait until the disk is "
-	       "detached", disk->domid);
 	if (disk->phase != DISK_STOPPING) {
 		set_phase(disk, DISK_DEAD);
 		xenbus_disk_look(disk);
@@ -513,7 +511,7 @@ static int read_mode(struct xenbus_disk *disk, bool *read_only, struct td_why *w
 static int disk_begin(struct xenbus_disk *disk, struct td_why *why)
 {
 	AUTO_FREE char *params = store_read(disk->xs, XBT_NULL, disk->dir, "params");
-	bool read_only;
+	bool read_only = false;
 	int err;
 
 	if (!params)

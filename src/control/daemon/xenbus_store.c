@@ -132,6 +132,25 @@ int store_folder(struct xs_handle *xs, xs_transaction_t t, const char *dir,
 	return 0;
 }
 
+void store_remove(struct xs_handle *xs, xs_transaction_t t, const char *dir)
+{
+	AUTO_FREE char *path = strdup(dir);
+	unsigned left = 0;
+
+	while (path && !left) {
+		char *slash = strrchr(path, '/');
+		char **names;
+
+		if (!xs_rm(xs, t, path) || !slash || slash == path)
+			return;
+		*slash = '\0';
+		names = xs_directory(xs, t, path, &left);
+		if (!names)
+			return;
+		free(names);
+	}
+}
+
 struct update {
 	struct xs_handle *xs;
 	const char *dir;

@@ -44,6 +44,9 @@ int store_put(struct xs_handle *xs, xs_transaction_t t, const char *dir,
 int store_folder(struct xs_handle *xs, xs_transaction_t t, const char *dir,
 		 unsigned owner, unsigned reader);
 
+/* Removes a folder, and those above it that are empty then. */
+void store_remove(struct xs_handle *xs, xs_transaction_t t, const char *dir);
+
 /* Changes a folder only if it is still there: -ENOENT. */
 int store_update(struct xs_handle *xs, const char *dir, const struct store_node *nodes,
 		 unsigned count);

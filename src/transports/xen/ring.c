@@ -229,7 +229,7 @@ static enum ring_status take_indirect(const struct ring_layout *layout,
 	unsigned pages;
 
 	req->indirect = true;
-	req->op = copy[1];
+	req->op = req->code = copy[1]; /* front ends expect this one in the answer */
 	req->seg_count = get16(copy + 2);
 	if (req->op != RING_READ && req->op != RING_WRITE)
 		return refuse(RING_UNSUPPORTED, why, "an indirect request of unknown kind");
@@ -263,7 +263,7 @@ enum ring_status ring_take(struct ring *ring, struct ring_req *req, const char *
 		.id = get64(copy + layout->id),
 		.sector = get64(copy + layout->sector),
 	};
-	switch (req->code) {
+	switch (req->op) {
 	case RING_READ:
 	case RING_WRITE:
 	case RING_BARRIER:

@@ -50,8 +50,8 @@ struct ring_seg {
 /* A request, copied and checked. */
 struct ring_req {
 	uint64_t id;
-	uint8_t  code;         /* as sent; goes into the response */
-	uint8_t  op;           /* enum ring_op; an indirect one's own op */
+	uint8_t  code;         /* the operation that the response names */
+	uint8_t  op;           /* enum ring_op; of an indirect one, the op within */
 	bool     indirect;     /* segs are still to be read from the pages below */
 	uint16_t seg_count;
 	uint64_t sector;
