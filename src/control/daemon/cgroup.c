@@ -23,6 +23,7 @@
 
 #include "base/guard.h"
 #include "base/log.h"
+#include "base/num.h"
 
 struct td_cgroups {
 	char *folder; /* NULL: not by folders */
@@ -201,14 +202,22 @@ int td_cgroups_remove(struct td_cgroups *groups, const char *disk)
 unsigned td_cgroups_command(struct td_cgroups *groups, const char *disk, char **words)
 {
 	static const char *const command[] = {
-		"/usr/bin/systemd-run", "--scope", "--quiet", "--collect",
-		"--slice=blktap.slice", "--property=IOAccounting=yes",
+		"/usr/bin/systemd-run",
+		"--scope",
+		"--quiet",
+		"--collect",
+		"--slice=blktap.slice",
+		"--property=IOAccounting=yes",
+		/* at shutdown: after the guests, and before what holds the images */
+		"--property=Before=xendomains.service",
+		"--property=After=local-fs.target remote-fs.target",
+		"--description=blktap disk",
 	};
 	unsigned n = 0;
 
 	if (!groups->systemd)
 		return 0;
-	for (; n < sizeof(command) / sizeof(command[0]); n++)
+	for (; n < ARRAY_SIZE(command); n++)
 		words[n] = strdup(command[n]);
 	if (asprintf(&words[n], "--unit=blktap-%s", disk) < 0)
 		words[n] = NULL;

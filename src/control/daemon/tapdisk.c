@@ -391,6 +391,15 @@ void td_tapdisk_kill(struct td_tapdisk *tap, td_tapdisk_stopped *done, void *arg
 
 /* ---- in between ------------------------------------------------------------------------ */
 
+/* Names are kept in order: d2 before d10. */
+static struct list *after(struct td_disks *disks, const char *name)
+{
+	LIST_FOR(struct td_tapdisk, tap, &disks->all, link)
+		if (strverscmp(name, tap->name) < 0)
+			return &tap->link;
+	return &disks->all;
+}
+
 struct td_tapdisk *td_tapdisk_new(struct td_disks *disks, const char *name)
 {
 	struct td_tapdisk *tap = calloc(1, sizeof(*tap));
@@ -403,7 +412,7 @@ struct td_tapdisk *td_tapdisk_new(struct td_disks *disks, const char *name)
 	tap->patience.fired = out_of_patience;
 	tap->bury.run = tapdisk_bury;
 	list_init(&tap->waiters);
-	list_add(&disks->all, &tap->link);
+	list_add(after(disks, name), &tap->link);
 	tap->name = strdup(name);
 	tap->rpc = td_rpc_link_new(disks->loop);
 	if (!tap->name || !tap->rpc || asprintf(&tap->socket, "%s/%s.sock", disks->socket_dir, name) < 0) {
