@@ -97,7 +97,6 @@ static void disk_failed(struct xenbus_disk *disk, const char *why)
 		store_node("state", "%d", XENBUS_INIT_WAIT),
 	};
 
-	td_log(disk->name, LOG_ERR, "%s", why);
 	snprintf(disk->why.text, sizeof(disk->why.text), "%s", why);
 	write_nodes(disk, nodes, ARRAY_SIZE(nodes));
 	set_phase(disk, DISK_FAILED);
@@ -576,8 +575,10 @@ static void look_new(struct xenbus_disk *disk, const struct view *view)
 	} else {
 		return; /* over; the toolstack removes it */
 	}
-	if (err)
+	if (err) {
+		td_log(disk->name, LOG_ERR, "%s", why.text);
 		disk_failed(disk, why.text);
+	}
 }
 
 /* ---- deciding --------------------------------------------------------------------- */
