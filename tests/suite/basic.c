@@ -238,12 +238,8 @@ static void overlapping_in_flight_leave_one_of_them(struct suite *suite)
 			io_free(&io[i]);
 		}
 		/* What was written over may not come back. */
-		for (unsigned i = 0; i < 2 * COUNT; i += 2) {
-			struct model *m = &rig.model;
-			uint64_t end = (io[i].offset + io[i].len) / SECTOR;
-			for (uint64_t s = io[i].offset / SECTOR; s < end; s++)
-				m->cell[s].count = 0;
-		}
+		for (unsigned i = 0; i < 2 * COUNT; i += 2)
+			model_set(&rig.model, io[i].offset, io[i].len, io[i].tag);
 		for (unsigned i = 0; i < 2 * COUNT; i += 2)
 			model_maybe(&rig.model, io[i].offset, io[i].len, io[i].tag);
 		model_free(&over);

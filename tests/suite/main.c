@@ -33,12 +33,14 @@ static const char usage[] =
 "  -a, --align BYTES   pretend that files demand this alignment\n"
 "  -s, --shuffle       let file operations overtake each other\n"
 "  -o, --overlay       create images over a raw backing file\n"
+"  -c, --cluster BYTES create images with clusters of this size\n"
 "  -x, --exact         images have exactly the size asked for\n"
 "  -f, --forgets       the driver keeps nothing across close\n"
 "  -S, --seed N        of what is random; printed otherwise\n"
 "  -n, --rounds N      steps of random sequences, 400\n"
 "  -d, --dir FOLDER    for scratch files: /dev/shm, else $TMPDIR or /tmp\n"
 "  -b, --behaviour B   only those whose name contains B\n"
+"  -1, --first         stops at the first that fails\n"
 "  -l, --list          lists the behaviours\n"
 "  -t, --timeout S     seconds for one behaviour, 120\n"
 "  -h, --help\n";
@@ -50,6 +52,7 @@ static const struct option options[] = {
 	{ "seed", 1, NULL, 'S' },    { "rounds", 1, NULL, 'n' },
 	{ "dir", 1, NULL, 'd' },     { "behaviour", 1, NULL, 'b' },
 	{ "list", 0, NULL, 'l' },    { "timeout", 1, NULL, 't' },
+	{ "first", 0, NULL, '1' },   { "cluster", 1, NULL, 'c' },
 	{ "help", 0, NULL, 'h' },    { NULL },
 };
 
@@ -65,6 +68,7 @@ struct run {
 	const char *dir;
 	const char *only;
 	unsigned timeout;
+	bool first;
 	struct tally tally;
 };
 
@@ -168,7 +172,8 @@ static void run_all(struct run *run)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(all); i++)
 		for (const struct behaviour *b = all[i]; b->name; b++)
-			if (!run->only || strstr(b->name, run->only))
+			if ((!run->only || strstr(b->name, run->only)) &&
+			    !(run->first && run->tally.failed))
 				run_one(run, b);
 }
 
@@ -239,7 +244,7 @@ static int parse(struct run *run, int argc, char **argv)
 	struct suite *suite = &run->suite;
 	int c;
 
-	while ((c = getopt_long(argc, argv, "e:a:soxfS:n:d:b:lt:h", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, "e:a:soc:xfS:n:d:b:1lt:h", options, NULL)) != -1) {
 		switch (c) {
 		case 'e': suite->engine = optarg; break;
 		case 'a': suite->align = atoi(optarg); break;
@@ -251,6 +256,8 @@ static int parse(struct run *run, int argc, char **argv)
 		case 'n': suite->rounds = atoi(optarg); break;
 		case 'd': run->dir = optarg; break;
 		case 'b': run->only = optarg; break;
+		case '1': run->first = true; break;
+		case 'c': suite->cluster = atoi(optarg); break;
 		case 'l': exit(list_all());
 		case 't': run->timeout = atoi(optarg); break;
 		case 'h': fputs(usage, stdout); exit(0);

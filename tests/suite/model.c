@@ -74,18 +74,30 @@ void tag_describe(const void *sector, char *text, size_t size)
 void model_init(struct model *model, uint64_t size, uint32_t tag)
 {
 	model->size = size;
+	model->tag = tag;
 	model->cell = calloc(size / SECTOR + 1, sizeof(*model->cell));
 	if (!model->cell)
 		abort();
-	model_set(model, 0, size, tag);
+}
+
+static struct cell *cell_at(struct model *model, uint64_t offset)
+{
+	struct cell *cell = &model->cell[offset / SECTOR];
+
+	if (!cell->count) {
+		cell->tag[0] = model->tag;
+		cell->count = 1;
+	}
+	return cell;
 }
 
 void model_copy(struct model *to, const struct model *from)
 {
 	if (!to->cell || to->size != from->size) {
 		model_free(to);
-		model_init(to, from->size, TAG_ZERO);
+		model_init(to, from->size, from->tag);
 	}
+	to->tag = from->tag;
 	memcpy(to->cell, from->cell, from->size / SECTOR * sizeof(*to->cell));
 }
 
@@ -116,7 +128,7 @@ void model_maybe(struct model *model, uint64_t offset, uint64_t len, uint32_t ta
 {
 	assert(offset + len <= model->size);
 	for (uint64_t s = offset / SECTOR; s < (offset + len) / SECTOR; s++) {
-		struct cell *cell = &model->cell[s];
+		struct cell *cell = cell_at(model, s * SECTOR);
 		if (cell_has(cell, tag))
 			continue;
 		assert(cell->count < MODEL_CANDIDATES);
@@ -151,7 +163,7 @@ bool model_match(struct model *model, uint64_t offset, const void *buf,
 
 	assert(offset + len <= model->size);
 	for (uint64_t pos = 0; pos < len; pos += SECTOR) {
-		struct cell *cell = &model->cell[(offset + pos) / SECTOR];
+		struct cell *cell = cell_at(model, offset + pos);
 		const char *sector = (const char *)buf + pos;
 		if (cell_match(cell, offset + pos, sector))
 			continue;

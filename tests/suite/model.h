@@ -20,15 +20,16 @@
 #define TAG_BASE 1u
 #define TAG_FIRST 2u /* the first one for writes */
 
-#define MODEL_CANDIDATES 16
+#define MODEL_CANDIDATES 24
 
 struct cell {
 	uint32_t tag[MODEL_CANDIDATES];
-	uint8_t  count;
+	uint8_t  count; /* 0: as the model began, so that large ones are cheap */
 };
 
 struct model {
 	uint64_t     size; /* bytes */
+	uint32_t     tag;  /* of what was never touched */
 	struct cell *cell; /* one per sector */
 };
 

@@ -31,6 +31,7 @@ struct suite {
 	const struct td_driver *driver;
 	const char *spec;     /* a template, see target.c; NULL: driver->create */
 	bool overlay;         /* created images get a backing image */
+	uint32_t cluster;     /* of created images; 0: the driver's choice */
 	bool exact;           /* an image has exactly the size asked for */
 	bool forgets;         /* content ends with close (RAM) */
 	bool shuffle;

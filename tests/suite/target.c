@@ -77,7 +77,8 @@ static void create(struct suite *suite, uint64_t size, struct target *target)
 	struct td_files files = { .force_align = 0 };
 	struct td_why why = { "" };
 	char backing[300];
-	struct td_create make = { .path = target->path, .size = size, .files = &files };
+	struct td_create make = { .path = target->path, .size = size, .files = &files,
+				  .cluster = suite->cluster };
 	int err;
 
 	snprintf(target->path, sizeof(target->path), "%s/image%u", suite->dir, suite->made);
