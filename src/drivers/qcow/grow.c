@@ -61,10 +61,10 @@ static void mapped(struct qcow_change *change, int err)
 {
 	struct qcow_piece *grow = container_of(change, struct qcow_piece, change);
 
-	if (!err)
-		err = grow->page->err;
+	if (!err && grow->links < grow->page->link_failed)
+		err = grow->page->link_err;
 	if (!err && !grow->page->linked)
-		list_add(&grow->page->unlinked, &change->link);
+		qcow_page_await_link(grow);
 	else
 		over(grow, err);
 }
@@ -269,8 +269,6 @@ static bool take_room(struct qcow_piece *grow)
 
 static void place(struct qcow_piece *grow, int err)
 {
-	if (!err)
-		err = grow->page->err;
 	if (err) {
 		over(grow, err);
 	} else if (!take_room(grow)) {
@@ -334,6 +332,7 @@ uint64_t qcow_grow(struct qcow_piece *parent, const struct qcow_spot *spot)
 		return 0;
 	}
 	grow->page = page;
+	grow->links = page->links;
 	grow->change = change;
 	grow->entry = spot->entry;
 	grow->parts = 1;

@@ -9,7 +9,7 @@
  * it; is pinned while somebody changes it; and otherwise waits in the LRU list
  * to be used for another table. A table that is not in the file yet begins as a
  * page of zeroes, gets a place (which reads as zeroes) and is then linked: its
- * L1 entry is written. Requests that changed it end when that is done too.
+ * L1 entry is written. Writes through it end when that is done too.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -48,6 +48,7 @@ static void page_drop(struct qcow_page *page)
 
 	qcow->page_at[page->index] = NULL;
 	list_add(&qcow->page_free, &page->link);
+	qcow_again(qcow, &page->waiters);
 }
 
 void qcow_page_unpin(struct qcow_page *page)
@@ -107,7 +108,6 @@ static void load_ended(struct td_req *req)
 	list_join(&waiters, &page->waiters);
 	page->loading = false;
 	page->linked = !err;
-	page->err = err;
 	while ((link = list_pop(&waiters))) {
 		struct qcow_piece *piece = list_item(link, struct qcow_piece, link);
 
@@ -154,31 +154,57 @@ static void load(struct qcow *qcow, struct qcow_piece *piece, uint64_t index, ui
 
 /* ---- linking -------------------------------------------------------------- */
 
+/* A failure is that of the grows that had begun when the write did; the others
+ * have it written again. */
 static void link_ended(struct qcow_change *change, int err)
 {
 	struct qcow_page *page = container_of(change, struct qcow_page, link_change);
-	struct list done, *link;
+	struct qcow *qcow = page->table.qcow;
+	struct list pieces, *link;
 
 	page->linked = !err;
-	page->err = err;
-	list_init(&done);
-	list_join(&done, &page->unlinked);
-	while ((link = list_pop(&done))) {
-		change = list_item(link, struct qcow_change, link);
-		change->done(change, err);
+	page->linking = false;
+	if (err) {
+		page->link_failed = page->links;
+		page->link_err = err;
 	}
+	list_init(&pieces);
+	list_join(&pieces, &page->unlinked);
+	while ((link = list_pop(&pieces))) {
+		change = list_item(link, struct qcow_change, link);
+		change->done(change, 0);
+	}
+	qcow_again(qcow, &page->waiters);
 	qcow_page_unpin(page);
+}
+
+static void link_start(struct qcow_page *page)
+{
+	struct qcow_table *part;
+
+	page->linking = true;
+	page->links++;
+	page->link_change = (struct qcow_change){
+		.count = 1, .value = page->table.at, .done = link_ended,
+	};
+	part = qcow_l1_part(page->table.qcow, page->index, &page->link_change.first);
+	qcow_page_pin(page);
+	qcow_table_stage(part, &page->link_change);
 }
 
 void qcow_page_place(struct qcow_page *page, uint64_t at)
 {
-	struct qcow_table *part;
-
 	page->table.at = at;
-	page->link_change = (struct qcow_change){ .count = 1, .value = at, .done = link_ended };
-	part = qcow_l1_part(page->table.qcow, page->index, &page->link_change.first);
-	qcow_page_pin(page);
-	qcow_table_stage(part, &page->link_change);
+	link_start(page);
+}
+
+void qcow_page_await_link(struct qcow_piece *grow)
+{
+	struct qcow_page *page = grow->page;
+
+	list_add(&page->unlinked, &grow->change.link);
+	if (!page->linking)
+		link_start(page);
 }
 
 struct qcow_page *qcow_page_for(struct qcow *qcow, struct qcow_piece *piece, uint64_t offset)
@@ -313,15 +339,17 @@ void qcow_map_find(struct qcow *qcow, struct qcow_piece *piece, uint64_t offset,
 		out->err = qcow_corrupt(qcow, "L1", offset, qcow_l1_entry(qcow, index));
 	} else if (page->loading) {
 		list_add(&page->waiters, &piece->link);
-	} else if (page->err && writing) {
-		out->kind = QCOW_BAD;
-		out->err = page->err;
 	} else {
 		if (!page->pins) { /* now the one used last */
 			list_del(&page->link);
 			list_add(&qcow->page_lru, &page->link);
 		}
 		find_in_page(qcow, page, offset, len, writing, out);
+		if (writing && out->kind == QCOW_DATA && !page->linked) {
+			/* written in place now, it would be lost with us */
+			out->kind = QCOW_LOADING;
+			list_add(&page->waiters, &piece->link);
+		}
 	}
 }
 

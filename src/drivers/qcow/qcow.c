@@ -79,6 +79,7 @@ static void lists_init(struct qcow *qcow)
 		&qcow->page_lru, &qcow->page_free, &qcow->page_waiters, &qcow->page_loads,
 		&qcow->meta_free, &qcow->dirty, &qcow->written, &qcow->syncing,
 		&qcow->bounce_free, &qcow->bounce_waiters, &qcow->again, &qcow->space.waiters,
+		&qcow->space.late,
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(all); i++)

@@ -92,9 +92,12 @@ struct qcow_page {
 	unsigned pins;        /* loading, changing: stays in memory */
 	bool loading;
 	bool linked;          /* its L1 entry is in the file */
-	int err;              /* linking failed: it goes with its last pin */
+	bool linking;         /* ... or on its way there */
+	unsigned links;       /* how often that was begun */
+	unsigned link_failed; /* the last of these that failed, and how */
+	int link_err;
 	struct qcow_change link_change;
-	struct list waiters;  /* pieces: requests that need it loaded */
+	struct list waiters;  /* pieces: requests that need it loaded, linked */
 	struct list grows;    /* pieces that change it, by grow_link */
 	struct list unlinked; /* pieces done but for the L1 entry, by change.link */
 };
@@ -141,6 +144,8 @@ void qcow_page_pin(struct qcow_page *page);
 void qcow_page_unpin(struct qcow_page *page);
 /* Gives a new page its place in the file and starts linking it. */
 void qcow_page_place(struct qcow_page *page, uint64_t at);
+/* Calls grow->change.done() again when its page is linked. */
+void qcow_page_await_link(struct qcow_piece *grow);
 /* A meta request is free: go on loading. True: it has been taken. */
 bool qcow_page_load_next(struct qcow *qcow, struct qcow_meta *meta);
 /* One line for a corrupt entry; -EIO. */
@@ -155,7 +160,8 @@ struct qcow_space {
 	uint64_t need;    /* ... or at least this */
 	uint64_t step;
 	bool growing;
-	struct list waiters; /* pieces */
+	struct list waiters; /* pieces the running work is for */
+	struct list late;    /* pieces that came when it had begun */
 	struct td_work work;
 };
 
@@ -187,6 +193,7 @@ struct qcow_piece {
 	void (*filled)(struct qcow_piece *piece, int err);
 	/* a child that gives clusters a place: a grow */
 	struct qcow_page *page;
+	unsigned links;           /* the page's, when this began */
 	struct qcow_change change;
 	struct list grow_link;    /* in page->grows */
 	struct list waiters;      /* requests that need it to be over */

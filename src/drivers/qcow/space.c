@@ -32,30 +32,39 @@ static int grow_run(struct td_work *work)
 	return err ? err : td_file_sync(qcow->file);
 }
 
-static void grow_ended(struct td_work *work, int err)
+static void go_all(struct list *pieces, int err)
 {
-	struct qcow *qcow = container_of(work, struct qcow, space.work);
-	struct qcow_space *space = &qcow->space;
-	struct list waiters, *link;
+	struct list *link, now;
 
-	space->growing = false;
-	if (!err)
-		space->ready = space->target;
-	list_init(&waiters);
-	list_join(&waiters, &space->waiters);
-	while ((link = list_pop(&waiters))) {
+	list_init(&now);
+	list_join(&now, pieces);
+	while ((link = list_pop(&now))) {
 		struct qcow_piece *piece = list_item(link, struct qcow_piece, link);
 
 		piece->go(piece, err);
 	}
 }
 
+/* A failure is that of those it was begun for. Who came later tries again. */
+static void grow_ended(struct td_work *work, int err)
+{
+	struct qcow *qcow = container_of(work, struct qcow, space.work);
+	struct qcow_space *space = &qcow->space;
+	struct list late;
+
+	list_init(&late);
+	list_join(&late, &space->late);
+	space->growing = false;
+	if (!err)
+		space->ready = space->target;
+	go_all(&space->waiters, err);
+	go_all(&late, 0);
+}
+
 static void grow(struct qcow *qcow, uint64_t need)
 {
 	struct qcow_space *space = &qcow->space;
 
-	if (space->growing)
-		return;
 	space->growing = true;
 	space->need = need;
 	space->target = round_up(need + space->step, 4096);
@@ -71,7 +80,7 @@ bool qcow_space_take(struct qcow *qcow, uint64_t bytes, uint64_t align, uint64_t
 		return false;
 	*at = from;
 	space->end = from + bytes;
-	if (space->ready - space->end < space->step / 2)
+	if (!space->growing && space->ready - space->end < space->step / 2)
 		grow(qcow, space->ready);
 	return true;
 }
@@ -80,8 +89,12 @@ void qcow_space_wait(struct qcow *qcow, struct qcow_piece *piece, uint64_t bytes
 {
 	struct qcow_space *space = &qcow->space;
 
+	if (space->growing) {
+		list_add(&space->late, &piece->link);
+		return;
+	}
 	list_add(&space->waiters, &piece->link);
-	if (!space->growing && space->step < STEP_MAX)
+	if (space->step < STEP_MAX)
 		space->step *= 2;
 	grow(qcow, space->end + bytes);
 }
@@ -90,7 +103,6 @@ void qcow_space_open(struct qcow *qcow)
 {
 	struct qcow_space *space = &qcow->space;
 
-	list_init(&space->waiters);
 	space->work.run = grow_run;
 	space->work.done = grow_ended;
 	space->step = STEP_MIN / 2;
