@@ -183,6 +183,28 @@ def second_writer_is_refused_and_told_who():
         assert len(d.disks()) == 2
 
 
+def parent_of_an_overlay_is_held_too():
+    with harness.daemon() as d:
+        d.image("base")
+        for n in (1, 2):
+            subprocess.run([harness.QCOW_CREATE, "8", f"over{n}", "base"], cwd=d.folder,
+                           check=True, timeout=20, stdout=subprocess.DEVNULL)
+        one, two = d.attach("qcow:over1"), d.attach("qcow:over2")  # both read it
+        run = d.ctl("attach", "aio:base")
+        assert run.status == 1 and "in use by disk d1, tapdisk" in run.err, run.err
+        d.kill()
+        d.start()
+        run = d.ctl("attach", "aio:base")
+        assert run.status == 1 and "in use by disk d1, tapdisk" in run.err, run.err
+        d.detach(one, two)
+        base = d.attach("aio:base")
+        run = d.ctl("attach", "qcow:over1")
+        assert run.status == 1 and "\n" not in run.err, run.err
+        assert d.folder + "/base: " in run.err, run.err
+        assert f"(disk {base['name']}, tapdisk {base['pid']})" in run.err, run.err
+        assert len(d.disks()) == 1
+
+
 def writer_outside_the_daemon_is_refused():
     with harness.daemon() as d:
         image = d.image("img")

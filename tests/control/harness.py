@@ -19,6 +19,7 @@ import time
 BLKTAPCTRL = os.environ["BLKTAPCTRL"]
 TAPDISK = os.environ["TAPDISK"]
 TAP_CTL = os.environ["TAP_CTL"]
+QCOW_CREATE = os.environ["QCOW_CREATE"]
 WAIT = 20  # seconds; nothing here takes one
 
 

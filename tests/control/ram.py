@@ -50,6 +50,43 @@ def ram_second_writer_needs_shared():
         d.attach("ram:scratch,size=1M")
 
 
+def ram_driver_refuses_second_writers_itself():
+    memory = os.memfd_create("blktap-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.dup2(memory, 30, inheritable=True)
+
+    def start(spec, *options):
+        return subprocess.Popen([harness.TAPDISK, "--disk", spec + ",fd=30", *options],
+                                pass_fds=[30], stderr=subprocess.PIPE, text=True)
+
+    def started(process):
+        wait_for("its first line", lambda: "ram" in process.stderr.readline())
+
+    def refused(process):
+        try:
+            text = process.communicate(timeout=harness.WAIT)[1]
+            return process.returncode == 1 and "in use by another disk" in text
+        finally:
+            process.kill()
+
+    def end(*processes):
+        for process in processes:
+            process.terminate()
+            assert process.wait(harness.WAIT) == 0
+            process.stderr.close()
+
+    alone = start("ram:x,size=1M")
+    started(alone)
+    assert refused(start("ram:x")) and refused(start("ram:x,shared=on"))
+    assert refused(start("ram:x", "--read-only"))
+    end(alone)
+    shared = [start("ram:x,shared=on"), start("ram:x,shared=on"), start("ram:x", "--read-only")]
+    for process in shared:
+        started(process)
+    assert refused(start("ram:x"))
+    end(*shared)
+    assert os.fstat(memory).st_size == 1 << 20
+
+
 def ram_is_filled_from_an_image_once():
     with harness.daemon() as d:
         d.image("img", 65536, fill=7)

@@ -63,14 +63,16 @@ bool td_claims_conflict(const struct td_claims *a, const struct td_claims *b)
 
 bool td_claims_hold(const struct td_claims *claims, const char *text)
 {
-	const char *colon = strchr(text, ':');
-	AUTO_FREE char *path = colon ? strndup(text, colon - text) : NULL;
+	AUTO_FREE char *words = strdup(text);
 	struct td_claims named = { 0 };
-	bool held = false;
+	char *rest = words, *word;
+	bool held;
 
-	if (!path)
-		return false;
-	td_claims_add(&named, path, -1, true, false);
+	while ((word = strsep(&rest, ":"))) {
+		word += strspn(word, " ");
+		if (word[0] == '/')
+			td_claims_add(&named, word, -1, true, false);
+	}
 	held = td_claims_conflict(&named, claims);
 	td_claims_free(&named);
 	return held;

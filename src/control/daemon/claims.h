@@ -27,7 +27,7 @@ void td_claims_add(struct td_claims *claims, const char *target, int fd, bool wr
 /* Adds the images of info's "chain" below the first, which are only read. */
 void td_claims_add_parents(struct td_claims *claims, json_t *info);
 bool td_claims_conflict(const struct td_claims *a, const struct td_claims *b);
-/* Whether text begins with a path that the claims hold: "/img: is locked". */
+/* Whether a path that the claims hold is in text: "/a: its parent: /b: locked". */
 bool td_claims_hold(const struct td_claims *claims, const char *text);
 void td_claims_free(struct td_claims *claims);
 

@@ -109,16 +109,16 @@ static char *holder_words(const struct td_tapdisk *tap)
 
 	if (tap->process)
 		snprintf(process, sizeof(process), "tapdisk %d", (int)td_tapdisk_pid(tap));
-	if (asprintf(&words, "in use by disk %s, %s%s%s", tap->name, process,
+	if (asprintf(&words, "disk %s, %s%s%s", tap->name, process,
 		     tap->user ? ", " : "", tap->user ? tap->user : "") < 0)
 		return NULL;
 	return words;
 }
 
-char *td_disks_holder(struct td_disks *disks, const char *text)
+char *td_disks_holder(const struct td_tapdisk *refused, const char *text)
 {
-	LIST_FOR(struct td_tapdisk, tap, &disks->all, link)
-		if (td_claims_hold(&tap->claims, text))
+	LIST_FOR(struct td_tapdisk, tap, &refused->disks->all, link)
+		if (tap != refused && td_claims_hold(&tap->claims, text))
 			return holder_words(tap);
 	return NULL;
 }
@@ -137,7 +137,8 @@ int td_tapdisk_claim(struct td_tapdisk *tap, const struct td_spec *spec, bool re
 		if (other == tap || !td_claims_conflict(&tap->claims, &other->claims))
 			continue;
 		holder = holder_words(other);
-		return td_fail(why, -EBUSY, "%s: %s", spec->target, holder ? holder : "in use");
+		return td_fail(why, -EBUSY, "%s: in use by %s", spec->target,
+			       holder ? holder : "another disk");
 	}
 	return 0;
 }

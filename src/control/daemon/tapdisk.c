@@ -94,9 +94,9 @@ static void start_failed(struct td_tapdisk *tap, const char *cause)
 	}
 	/* its lock says that somebody holds an image; we may know who */
 	if (tap->start_err == -EBUSY || tap->start_err == -EAGAIN)
-		holder = td_disks_holder(tap->disks, tap->start_why);
-	snprintf(why, sizeof(why), "%s%s%s", tap->start_why, holder ? ": " : "",
-		 holder ? holder : "");
+		holder = td_disks_holder(tap, tap->start_why);
+	snprintf(why, sizeof(why), "%s%s%s%s", tap->start_why, holder ? " (" : "",
+		 holder ? holder : "", holder ? ")" : "");
 	td_log(tap->name, LOG_ERR, "not started: %s", why);
 	tapdisk_gone(tap, tap->start_err, why);
 }

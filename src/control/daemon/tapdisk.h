@@ -72,8 +72,9 @@ void td_tapdisk_ended(void *arg, bool clean, const char *cause);
 /* It serves: takes note of what it says about itself. */
 void td_tapdisk_serves(struct td_tapdisk *tap, json_t *info);
 
-/* disks.c: "in use by disk d1, tapdisk 123"; NULL: nobody whom we know. */
-char *td_disks_holder(struct td_disks *disks, const char *text);
+/* disks.c: "disk d1, tapdisk 123", who holds a file that text names, for which
+ * this one was refused; NULL: nobody whom we know. */
+char *td_disks_holder(const struct td_tapdisk *refused, const char *text);
 int td_tapdisk_claim(struct td_tapdisk *tap, const struct td_spec *spec, bool read_only,
 		     struct td_why *why);
 
