@@ -293,7 +293,8 @@ def garbage_on_the_control_socket_is_harmless():
         assert code(d.ask(b'{"jsonrpc":"2.0","id":1,"method":"list","params":{"x":1}}')) == [-32602]
         assert d.ask(b'{"jsonrpc":"2.0","method":"list"}') == []  # wants no answer
         assert code(d.ask(b"[" * 60000)) == [-32700]
-        assert code(d.ask(b'{"a":"' + b"x" * 200000)) == [-32700]  # too long: then hung up on
+        # too long a line, however well formed, and the client is hung up on
+        assert code(d.ask(request[:-1] + b" " * 200000 + b"}", request)) == [-32700]
         for _ in range(200):
             line = bytes(chance.randrange(256) for _ in range(chance.randrange(200)))
             d.ask(line, request, wait=chance.random() < 0.5)
@@ -308,6 +309,31 @@ def garbage_on_the_control_socket_is_harmless():
 def memory_of(pid):
     with open(f"/proc/{pid}/status") as f:
         return next(int(line.split()[1]) for line in f if line.startswith("VmRSS"))
+
+
+def refused(sock):
+    try:
+        return sock.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+def other_users_are_not_let_in():
+    if os.geteuid():
+        raise Skip("needs root")
+    with harness.daemon() as d:
+        # even where the folders and the socket would let them
+        for path, mode in ((d.folder, 0o755), (d.run_dir, 0o755), (d.socket, 0o666)):
+            os.chmod(path, mode)
+        child = os.fork()
+        if not child:
+            os.setuid(65534)
+            answers = d.ask(b'{"jsonrpc":"2.0","id":1,"method":"list"}')
+            os._exit(len(answers))
+        assert os.waitpid(child, 0)[1] == 0
+        assert d.answers()
 
 
 def client_that_never_reads_cannot_grow_the_daemon():
@@ -330,6 +356,8 @@ def client_that_never_reads_cannot_grow_the_daemon():
             except (BlockingIOError, BrokenPipeError, ConnectionResetError):
                 pass
         time.sleep(0.5)
+        hung_up = sum(refused(sock) for sock in clients)
+        assert 36 <= hung_up < 50, hung_up
         for sock in clients[10:]:
             sock.close()
         wait_for("an answer to somebody else", d.answers)

@@ -53,37 +53,34 @@ def ram_second_writer_needs_shared():
 def ram_driver_refuses_second_writers_itself():
     memory = os.memfd_create("blktap-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.dup2(memory, 30, inheritable=True)
+    running = []
 
     def start(spec, *options):
-        return subprocess.Popen([harness.TAPDISK, "--disk", spec + ",fd=30", *options],
-                                pass_fds=[30], stderr=subprocess.PIPE, text=True)
+        running.append(subprocess.Popen([harness.TAPDISK, "--disk", spec + ",fd=30", *options],
+                                        pass_fds=[30], stderr=subprocess.PIPE, text=True))
+        return running[-1]
 
-    def started(process):
-        wait_for("its first line", lambda: "ram" in process.stderr.readline())
+    def served(*arguments):
+        """It prints its first line when it serves, or why it does not."""
+        return "in use by another disk" not in (line := start(*arguments).stderr.readline()) and line
 
-    def refused(process):
-        try:
-            text = process.communicate(timeout=harness.WAIT)[1]
-            return process.returncode == 1 and "in use by another disk" in text
-        finally:
-            process.kill()
-
-    def end(*processes):
-        for process in processes:
+    def end():
+        while running:
+            process = running.pop()
             process.terminate()
-            assert process.wait(harness.WAIT) == 0
-            process.stderr.close()
+            process.communicate(timeout=harness.WAIT)
 
-    alone = start("ram:x,size=1M")
-    started(alone)
-    assert refused(start("ram:x")) and refused(start("ram:x,shared=on"))
-    assert refused(start("ram:x", "--read-only"))
-    end(alone)
-    shared = [start("ram:x,shared=on"), start("ram:x,shared=on"), start("ram:x", "--read-only")]
-    for process in shared:
-        started(process)
-    assert refused(start("ram:x"))
-    end(*shared)
+    try:
+        assert served("ram:x,size=1M")
+        assert not served("ram:x") and not served("ram:x,shared=on")
+        assert not served("ram:x", "--read-only")
+        end()
+        assert served("ram:x,shared=on") and served("ram:x,shared=on")
+        assert served("ram:x", "--read-only") and not served("ram:x")
+        end()
+    finally:
+        for process in running:
+            process.kill()
     assert os.fstat(memory).st_size == 1 << 20
 
 
