@@ -409,6 +409,34 @@ def many_disks_at_once():
         assert len(d.pids) == 24
 
 
+def hung_tapdisk_does_not_hang_the_daemon():
+    with harness.daemon() as d:
+        hung, other = d.attach("aio:" + d.image("hung")), d.attach("aio:" + d.image("other"))
+        os.kill(hung["pid"], signal.SIGSTOP)
+        asked = subprocess.Popen([harness.TAP_CTL, "stats", hung["name"], "--socket", d.socket],
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            start = time.monotonic()
+            assert d.ctl("stats", other["name"]).status == 0 and len(d.disks()) == 2
+            assert time.monotonic() - start < 5
+            d.kill()
+            asked.wait(harness.WAIT)
+            d.start()  # waits for it for a while, then goes on
+            assert d.disk(hung["name"])["state"] == "starting"
+            assert d.disk(other["name"])["state"] == "serving"
+            os.kill(hung["pid"], signal.SIGCONT)
+            wait_for("its adoption", lambda: d.disk(hung["name"])["state"] == "serving")
+            assert d.disk(hung["name"])["spec"] == hung["spec"]
+            d.kill()
+            os.kill(hung["pid"], signal.SIGSTOP)
+            d.start()
+            assert d.ctl("detach", hung["name"], "--force").status == 0
+            os.unlink(hung["path"])
+        finally:
+            asked.kill()
+            asked.wait()
+
+
 def stop_leaves_disks_and_stop_all_does_not():
     with harness.daemon() as d:
         disk = d.attach("aio:" + d.image("img"))

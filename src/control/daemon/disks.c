@@ -283,19 +283,16 @@ static void adopt_answered(void *arg, int err, const char *why, json_t *info)
 	struct td_disks *disks = tap->disks;
 	const char *spec = json_string_value(json_object_get(info, "spec"));
 
-	if (!err)
-		err = td_process_adopt(disks->loop, td_rpc_peer(tap->rpc), td_tapdisk_ended, tap,
-				       &tap->process);
-	tap->spec = strdup(spec ? spec : "");
-	if (err || !tap->spec) {
-		td_log(tap->name, LOG_WARNING, "not adopted: %s",
-		       why ? why : strerror(err ? -err : ENOMEM));
-		td_tapdisk_free(tap);
-	} else {
+	if (spec)
+		tap->spec = strdup(spec);
+	if (tap->spec) {
 		adopt_claims(tap, info);
 		td_tapdisk_serves(tap, info);
 		td_log(tap->name, LOG_INFO, "adopted: %s, tapdisk %d", tap->spec,
 		       (int)td_tapdisk_pid(tap));
+	} else if (err != -ECONNRESET) { /* else it ended, which is told elsewhere */
+		td_log(tap->name, LOG_WARNING, "not adopted: %s", why ? why : "no tapdisk's answer");
+		td_tapdisk_free(tap);
 	}
 	if (!--disks->asking)
 		adopt_done(disks);
@@ -307,6 +304,10 @@ static void adopt_one(struct td_disks *disks, const char *name)
 	struct td_why why;
 	int err = tap ? td_rpc_connect(tap->rpc, tap->socket, &why) : -ENOMEM;
 
+	/* before it answers: then it is still the process whose number this is */
+	if (!err)
+		err = td_process_adopt(disks->loop, td_rpc_peer(tap->rpc), td_tapdisk_ended, tap,
+				       &tap->process);
 	if (!err) {
 		disks->asking++;
 		td_rpc_ask(tap->rpc, "info", NULL, 0, adopt_answered, tap);

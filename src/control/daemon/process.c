@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -113,6 +114,8 @@ static void child_exec(const struct td_process_start *start)
 		dup2(null, 0);
 		dup2(null, 1);
 	}
+	/* what the daemon itself was started with is none of a disk's business */
+	close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
 	for (unsigned i = 0; i < start->keep_count; i++)
 		fcntl(start->keep[i], F_SETFD, 0);
 	/* a disk without a cgroup serves better than no disk */

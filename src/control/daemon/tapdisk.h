@@ -65,7 +65,7 @@ struct td_tapdisk {
 /* tapdisk.c */
 struct td_tapdisk *td_tapdisk_new(struct td_disks *disks, const char *name);
 void td_tapdisk_free(struct td_tapdisk *tap); /* the process lives on */
-/* Runs the program; its name, spec, claims and memory are set. */
+/* launch.c: runs the program; its name, spec, claims and memory are set. */
 int td_tapdisk_launch(struct td_tapdisk *tap, const struct td_tapdisk_want *want,
 		      struct td_why *why);
 void td_tapdisk_ended(void *arg, bool clean, const char *cause);
