@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What disk.c, image.c and request.c share, and nobody else sees.
+ * What the files of this folder share, and nobody else sees.
  */
 #ifndef CORE_IMPL_H
 #define CORE_IMPL_H
@@ -81,6 +81,18 @@ struct td_slot {
 	_Alignas(16) char scratch[];   /* then the transport's user_size bytes */
 };
 
+/* Requests of a transport, or the children of an image. */
+struct td_pool {
+	struct td_queue *queue;
+	td_done *done;           /* NULL: children */
+	struct image_core *core; /* of children */
+	struct list free;
+	unsigned count, busy;
+	size_t stride;
+	char *slots;
+	struct iovec *iovs;      /* TD_IOV_MAX for each slot */
+};
+
 static inline struct td_slot *slot_of(const struct td_req *req)
 {
 	return container_of(req, struct td_slot, req);
@@ -90,6 +102,21 @@ static inline struct image_core *core_of(const struct td_image *img)
 {
 	return container_of(img, struct image_core, img);
 }
+
+/* pool.c */
+int pool_new(struct td_queue *queue, unsigned count, size_t user_size, struct td_pool **out);
+struct td_slot *pool_take(struct td_pool *pool); /* NULL: none free */
+void pool_put(struct td_slot *slot);
+
+/* memory.c: makes to's request cover [pos, pos + len) of memory that another
+ * describes. */
+void iov_slice(struct td_slot *to, const struct iovec *iov, uint64_t pos, uint64_t len);
+
+/* request.c */
+void image_submit(struct td_image *img, struct td_req *req);
+
+/* submit.c: a request without a parent has given back its last share. */
+void root_ended(struct td_slot *slot);
 
 /* Children of an image. */
 int kids_new(struct image_core *core, unsigned count);

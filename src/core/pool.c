@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Pools of requests: those of a transport, and the children of an image. All are
+ * made when the pool is; an empty pool makes its users wait. The long list of
+ * pieces of memory that a request may need lies apart from it, and is not
+ * resident until one needs it.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "core/core_impl.h"
+
+static void *map_untouched(size_t size)
+{
+	void *at = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return at == MAP_FAILED ? NULL : at;
+}
+
+static struct td_slot *pool_slot(const struct td_pool *pool, unsigned i)
+{
+	return (struct td_slot *)(pool->slots + i * pool->stride);
+}
+
+int pool_new(struct td_queue *queue, unsigned count, size_t user_size, struct td_pool **out)
+{
+	size_t scratch = queue->disk->scratch + user_size;
+	struct td_pool *pool = calloc(1, sizeof(*pool));
+
+	if (!pool)
+		return -ENOMEM;
+	pool->queue = queue;
+	pool->count = count;
+	list_init(&pool->free);
+	pool->stride = round_up(sizeof(struct td_slot) + scratch, 64);
+	pool->slots = aligned_alloc(64, pool->stride * count);
+	pool->iovs = map_untouched(count * TD_IOV_MAX * sizeof(struct iovec));
+	if (!pool->slots || !pool->iovs) {
+		td_pool_free(pool);
+		return -ENOMEM;
+	}
+	memset(pool->slots, 0, pool->stride * count);
+	for (unsigned i = 0; i < count; i++) {
+		struct td_slot *slot = pool_slot(pool, i);
+
+		slot->pool = pool;
+		slot->many = pool->iovs + i * TD_IOV_MAX;
+		slot->req.queue = queue;
+		list_add(&pool->free, &slot->link);
+	}
+	*out = pool;
+	return 0;
+}
+
+int td_pool_new(struct td_disk *disk, unsigned count, size_t user_size, td_done *done,
+		struct td_pool **out)
+{
+	int err = pool_new(&disk->queue, count, user_size, out);
+
+	if (!err)
+		(*out)->done = done;
+	return err;
+}
+
+void td_pool_free(struct td_pool *pool)
+{
+	if (!pool)
+		return;
+	assert(!pool->busy);
+	if (pool->iovs)
+		munmap(pool->iovs, pool->count * TD_IOV_MAX * sizeof(struct iovec));
+	free(pool->slots);
+	free(pool);
+}
+
+/* The one used last is warm: first in, first out of the cache. */
+struct td_slot *pool_take(struct td_pool *pool)
+{
+	struct list *link = pool->free.prev;
+	struct td_slot *slot;
+
+	if (link == &pool->free)
+		return NULL;
+	list_del(link);
+	pool->busy++;
+	slot = list_item(link, struct td_slot, link);
+	slot->shares = 1;
+	slot->passed = false;
+	slot->req.err = 0;
+	return slot;
+}
+
+void pool_put(struct td_slot *slot)
+{
+	list_add(&slot->pool->free, &slot->link);
+	slot->pool->busy--;
+}
+
+struct td_req *td_pool_get(struct td_pool *pool)
+{
+	struct td_slot *slot = pool_take(pool);
+
+	if (!slot)
+		return NULL;
+	slot->req.parent = NULL;
+	slot->req.step = NULL;
+	slot->req.flags = 0;
+	return &slot->req;
+}
+
+void td_pool_put(struct td_pool *pool, struct td_req *req)
+{
+	assert(slot_of(req)->pool == pool);
+	pool_put(slot_of(req));
+}
+
+unsigned td_pool_busy(const struct td_pool *pool)
+{
+	return pool->busy;
+}
+
+void *td_req_user(const struct td_req *req)
+{
+	return slot_of(req)->scratch + req->queue->disk->scratch;
+}
+
+void *td_scratch(const struct td_image *img, const struct td_req *req)
+{
+	return slot_of(req)->scratch + img->scratch_at;
+}

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A transport's requests: checked, given to the top image, counted.
+ *
+ *   td_submit -> root_check -> image_submit -> (driver) -> td_end ... -> root_ended
+ *             -> maybe more: zeroes still to write, a flush for FUA -> done()
+ */
+#include <errno.h>
+
+#include "core/core_impl.h"
+#include "core/trace.h"
+
+static int root_check(const struct td_disk *disk, const struct td_req *req)
+{
+	const struct td_image *img = &disk->top->img;
+	uint32_t can = td_disk_can(disk);
+
+	if (req->op == TD_FLUSH)
+		return req->offset || req->len ? -EINVAL : 0;
+	if (!req->len || !is_aligned(req->offset | req->len, img->block_size) ||
+	    req->offset > img->size || req->len > img->size - req->offset)
+		return -EINVAL;
+	if (req->iov_count > TD_IOV_MAX)
+		return -EINVAL;
+	if (req->op == TD_READ || req->op == TD_EXTENTS)
+		return 0;
+	if (img->read_only)
+		return -EROFS;
+	if (req->op == TD_DISCARD && !(can & TD_CAN_DISCARD))
+		return -EOPNOTSUPP;
+	return 0;
+}
+
+static void root_finish(struct td_slot *slot)
+{
+	struct td_disk *disk = slot->req.queue->disk;
+	struct td_op_count *count = &disk->stats.op[slot->asked.op];
+
+	slot->req.op = slot->asked.op;
+	slot->req.flags = slot->asked.flags;
+	slot->req.offset = slot->asked.offset;
+	slot->req.len = slot->asked.len;
+	slot->req.iov = slot->asked.iov;
+	slot->req.iov_count = slot->asked.iov_count;
+	slot->shares = 1;
+	count->requests++;
+	count->bytes += slot->req.len;
+	count->errors += slot->req.err != 0;
+	disk->in_flight--;
+	trace_done(&slot->req);
+	slot->pool->done(&slot->req);
+}
+
+/* WRITE_ZEROES for a driver without: writes from one shared piece of zeroes. */
+static void root_send_zeroes(struct td_slot *slot)
+{
+	struct td_queue *queue = slot->req.queue;
+	struct td_req *req = &slot->req;
+	uint64_t piece = queue->zero_iov[0].iov_len;
+
+	req->op = TD_WRITE;
+	req->offset = slot->asked.offset + slot->asked.len - slot->zero_left;
+	req->len = min_u64(slot->zero_left, piece * ARRAY_SIZE(queue->zero_iov));
+	slot->zero_left -= req->len;
+	if (req->len < piece) {
+		slot->one = (struct iovec){ queue->zeroes, req->len };
+		req->iov = &slot->one;
+		req->iov_count = 1;
+	} else {
+		req->len = round_down(req->len, piece);
+		slot->zero_left = slot->asked.offset + slot->asked.len -
+				  (req->offset + req->len);
+		req->iov = queue->zero_iov;
+		req->iov_count = req->len / piece;
+	}
+	image_submit(&queue->disk->top->img, req);
+}
+
+static void root_send_flush(struct td_slot *slot)
+{
+	slot->flush_after = false;
+	slot->req.op = TD_FLUSH;
+	slot->req.flags = 0;
+	slot->req.offset = slot->req.len = 0;
+	slot->req.iov = NULL;
+	slot->req.iov_count = 0;
+	image_submit(&slot->req.queue->disk->top->img, &slot->req);
+}
+
+void root_ended(struct td_slot *slot)
+{
+	slot->shares = 1;
+	if (!slot->req.err && slot->zero_left)
+		root_send_zeroes(slot);
+	else if (!slot->req.err && slot->flush_after)
+		root_send_flush(slot);
+	else
+		root_finish(slot);
+}
+
+void td_submit(struct td_req *req)
+{
+	struct td_disk *disk = req->queue->disk;
+	struct td_image *img = &disk->top->img;
+	struct td_slot *slot = slot_of(req);
+
+	slot->asked = *req;
+	slot->zero_left = 0;
+	slot->flush_after = false;
+	req->err = root_check(disk, req);
+	disk->in_flight++;
+	trace_begin(req);
+	if (req->err || (req->op == TD_FLUSH && img->read_only)) {
+		root_finish(slot);
+		return;
+	}
+	if (req->op == TD_EXTENTS && !(img->can & TD_CAN_EXTENTS)) {
+		req->extent = (struct td_extent){ .len = req->len };
+		root_finish(slot);
+		return;
+	}
+	if (req->flags & TD_FUA &&
+	    (req->op != TD_WRITE || !(img->can & TD_CAN_FUA))) {
+		req->flags &= ~TD_FUA;
+		slot->flush_after = req->op == TD_WRITE || req->op == TD_WRITE_ZEROES;
+	}
+	if (req->op == TD_WRITE_ZEROES && !(img->can & TD_CAN_WRITE_ZEROES)) {
+		slot->zero_left = req->len;
+		root_send_zeroes(slot);
+		return;
+	}
+	image_submit(img, req);
+}
