@@ -130,11 +130,16 @@ void kids_free(struct image_core *core)
 	td_pool_free(core->kids);
 }
 
+/* Who waits already comes first: while they are being called again, the list is
+ * empty. */
 struct td_req *td_child(struct td_req *parent)
 {
-	struct td_slot *slot = pool_take(core_of(parent->image)->kids);
+	struct image_core *core = core_of(parent->image);
+	struct td_slot *slot = NULL;
 
-	assert(!parent->parent);
+	assert(slot_of(parent)->pool != core->kids);
+	if (list_empty(&core->waiting))
+		slot = pool_take(core->kids);
 	if (!slot)
 		return NULL;
 	slot_of(parent)->shares++;
@@ -176,8 +181,9 @@ void td_wait(struct td_req *req, td_step *again)
 	struct td_slot *slot = slot_of(req);
 
 	slot->again = again;
+	assert(slot->pool != core->kids && list_empty(&slot->link));
 	list_add(&core->waiting, &slot->link);
-	if (!list_empty(&core->kids->free))
+	if (!core->kids->busy) /* none will end and kick */
 		kick_later(core);
 }
 
