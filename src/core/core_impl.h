@@ -77,7 +77,9 @@ struct td_slot {
 	uint64_t zero_left;
 	uint64_t id, since_us;         /* tracing */
 	struct iovec one, few[TD_IOV_FEW];
-	struct iovec *many;            /* TD_IOV_MAX; untouched until needed */
+	/* TD_IOV_MAX each, untouched until needed: for what few cannot hold, and
+	 * for what td_pass() cuts off, since a slice is to be found whole again */
+	struct iovec *many, *passing;
 	_Alignas(16) char scratch[];   /* then the transport's user_size bytes */
 };
 
@@ -90,7 +92,7 @@ struct td_pool {
 	unsigned count, busy;
 	size_t stride;
 	char *slots;
-	struct iovec *iovs;      /* TD_IOV_MAX for each slot */
+	struct iovec *iovs;      /* of each slot: many, passing */
 };
 
 static inline struct td_slot *slot_of(const struct td_req *req)
@@ -108,9 +110,10 @@ int pool_new(struct td_queue *queue, unsigned count, size_t user_size, struct td
 struct td_slot *pool_take(struct td_pool *pool); /* NULL: none free */
 void pool_put(struct td_slot *slot);
 
-/* memory.c: makes to's request cover [pos, pos + len) of memory that another
- * describes. */
-void iov_slice(struct td_slot *to, const struct iovec *iov, uint64_t pos, uint64_t len);
+/* memory.c: describes [pos, pos + len) of iov's memory in out; returns the number
+ * of pieces, 0 if they are more than max. out may be iov where pos is 0. */
+unsigned iov_cut(struct iovec *out, unsigned max, const struct iovec *iov, uint64_t pos,
+		 uint64_t len);
 
 /* request.c */
 void image_submit(struct td_image *img, struct td_req *req);

@@ -7,32 +7,26 @@
 
 #include "core/core_impl.h"
 
-void iov_slice(struct td_slot *to, const struct iovec *iov, uint64_t pos, uint64_t len)
+unsigned iov_cut(struct iovec *out, unsigned max, const struct iovec *iov, uint64_t pos,
+		 uint64_t len)
 {
-	struct iovec *out = to->few;
 	unsigned count = 0;
 
 	for (; pos >= iov->iov_len; iov++)
 		pos -= iov->iov_len;
-	while (len) {
+	for (; len && count < max; iov++, pos = 0) {
 		uint64_t n = min_u64(len, iov->iov_len - pos);
 
-		if (count == TD_IOV_FEW && out == to->few) {
-			memcpy(to->many, to->few, sizeof(to->few));
-			out = to->many;
-		}
 		out[count++] = (struct iovec){ (char *)iov->iov_base + pos, n };
 		len -= n;
-		pos = 0;
-		iov++;
 	}
-	to->req.iov = out;
-	to->req.iov_count = count;
+	return len ? 0 : count;
 }
 
 void td_slice(struct td_req *kid, uint64_t pos, uint64_t len)
 {
 	const struct td_req *parent = kid->parent;
+	struct td_slot *slot = slot_of(kid);
 
 	assert(len && pos + len <= parent->len);
 	kid->op = parent->op;
@@ -46,8 +40,13 @@ void td_slice(struct td_req *kid, uint64_t pos, uint64_t len)
 	if (len == parent->len) {
 		kid->iov = parent->iov;
 		kid->iov_count = parent->iov_count;
-	} else {
-		iov_slice(slot_of(kid), parent->iov, pos, len);
+		return;
+	}
+	kid->iov = slot->few;
+	kid->iov_count = iov_cut(slot->few, TD_IOV_FEW, parent->iov, pos, len);
+	if (!kid->iov_count) {
+		kid->iov = slot->many;
+		kid->iov_count = iov_cut(slot->many, TD_IOV_MAX, parent->iov, pos, len);
 	}
 }
 

@@ -21,6 +21,11 @@ static void *map_untouched(size_t size)
 	return at == MAP_FAILED ? NULL : at;
 }
 
+static size_t iovs_size(const struct td_pool *pool)
+{
+	return 2 * pool->count * TD_IOV_MAX * sizeof(struct iovec);
+}
+
 static struct td_slot *pool_slot(const struct td_pool *pool, unsigned i)
 {
 	return (struct td_slot *)(pool->slots + i * pool->stride);
@@ -38,7 +43,7 @@ int pool_new(struct td_queue *queue, unsigned count, size_t user_size, struct td
 	list_init(&pool->free);
 	pool->stride = round_up(sizeof(struct td_slot) + scratch, 64);
 	pool->slots = aligned_alloc(64, pool->stride * count);
-	pool->iovs = map_untouched(count * TD_IOV_MAX * sizeof(struct iovec));
+	pool->iovs = map_untouched(iovs_size(pool));
 	if (!pool->slots || !pool->iovs) {
 		td_pool_free(pool);
 		return -ENOMEM;
@@ -48,7 +53,8 @@ int pool_new(struct td_queue *queue, unsigned count, size_t user_size, struct td
 		struct td_slot *slot = pool_slot(pool, i);
 
 		slot->pool = pool;
-		slot->many = pool->iovs + i * TD_IOV_MAX;
+		slot->many = pool->iovs + 2 * i * TD_IOV_MAX;
+		slot->passing = slot->many + TD_IOV_MAX;
 		slot->req.queue = queue;
 		list_add(&pool->free, &slot->link);
 	}
@@ -72,7 +78,7 @@ void td_pool_free(struct td_pool *pool)
 		return;
 	assert(!pool->busy);
 	if (pool->iovs)
-		munmap(pool->iovs, pool->count * TD_IOV_MAX * sizeof(struct iovec));
+		munmap(pool->iovs, iovs_size(pool));
 	free(pool->slots);
 	free(pool);
 }

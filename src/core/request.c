@@ -71,6 +71,7 @@ static void nothing_below(struct td_req *req)
 void td_pass(struct td_req *req)
 {
 	struct td_image *below = req->image->below;
+	struct td_slot *slot = slot_of(req);
 	uint64_t len;
 
 	assert(req->op == TD_READ || req->op == TD_EXTENTS);
@@ -78,12 +79,14 @@ void td_pass(struct td_req *req)
 		nothing_below(req);
 		return;
 	}
-	remember(slot_of(req));
+	remember(slot);
 	len = below->size - req->offset;
 	if (len < req->len) { /* the rest lies past the end of the image below */
 		if (req->op == TD_READ) {
 			td_req_zero(req, len, req->len - len);
-			iov_slice(slot_of(req), req->iov, 0, len);
+			req->iov_count = iov_cut(slot->passing, TD_IOV_MAX, req->iov, 0,
+						 len);
+			req->iov = slot->passing;
 		}
 		req->len = len;
 	}
@@ -222,17 +225,17 @@ void td_end(struct td_req *req, int err)
 	}
 }
 
+/* td_buffer() describes its memory in one piece, and td_pass() a part of that. */
 struct td_req *td_req_new(struct td_queue *queue, struct td_image *img)
 {
-	size_t many = TD_IOV_FEW + 1; /* td_buffer() uses one; slices none */
 	struct td_slot *slot;
 	size_t size = round_up(sizeof(*slot) + TD_SCRATCH_MAX, 64);
 
-	slot = aligned_alloc(64, round_up(size + many * sizeof(struct iovec), 64));
+	slot = aligned_alloc(64, size + 64);
 	if (!slot)
 		return NULL;
 	memset(slot, 0, size);
-	slot->many = (struct iovec *)((char *)slot + size);
+	slot->passing = (struct iovec *)((char *)slot + size);
 	slot->shares = 1;
 	slot->req.queue = queue;
 	slot->req.image = img;
