@@ -51,29 +51,42 @@ static void root_finish(struct td_slot *slot)
 	slot->pool->done(&slot->req);
 }
 
-/* WRITE_ZEROES for a driver without: writes from one shared piece of zeroes. */
-static void root_send_zeroes(struct td_slot *slot)
+/* As much of what is left to zero as one write takes: whole pieces, or the end. */
+static void root_aim_zeroes(struct td_slot *slot)
 {
 	struct td_queue *queue = slot->req.queue;
 	struct td_req *req = &slot->req;
 	uint64_t piece = queue->zero_iov[0].iov_len;
+	uint64_t pieces = min_u64(slot->zero_left / piece, ARRAY_SIZE(queue->zero_iov));
 
 	req->op = TD_WRITE;
+	req->flags = 0;
 	req->offset = slot->asked.offset + slot->asked.len - slot->zero_left;
-	req->len = min_u64(slot->zero_left, piece * ARRAY_SIZE(queue->zero_iov));
-	slot->zero_left -= req->len;
-	if (req->len < piece) {
+	if (pieces) {
+		req->len = pieces * piece;
+		req->iov = queue->zero_iov;
+		req->iov_count = pieces;
+	} else {
+		req->len = slot->zero_left;
 		slot->one = (struct iovec){ queue->zeroes, req->len };
 		req->iov = &slot->one;
 		req->iov_count = 1;
-	} else {
-		req->len = round_down(req->len, piece);
-		slot->zero_left = slot->asked.offset + slot->asked.len -
-				  (req->offset + req->len);
-		req->iov = queue->zero_iov;
-		req->iov_count = req->len / piece;
 	}
-	image_submit(&queue->disk->top->img, req);
+	slot->zero_left -= req->len;
+}
+
+/* WRITE_ZEROES for a driver without: one write after the other. A share of our
+ * own keeps one that ends at once from starting the next within itself. */
+static void root_send_zeroes(struct td_slot *slot)
+{
+	while (slot->zero_left && !slot->req.err) {
+		root_aim_zeroes(slot);
+		slot->shares = 2;
+		image_submit(&slot->req.queue->disk->top->img, &slot->req);
+		if (--slot->shares)
+			return; /* td_end() comes back to root_ended() */
+	}
+	root_ended(slot);
 }
 
 static void root_send_flush(struct td_slot *slot)
