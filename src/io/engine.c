@@ -57,17 +57,18 @@ static int engine_try(struct td_loop *loop, const struct td_engine_ops *ops,
 int td_engine_open(struct td_loop *loop, const char *name, unsigned depth,
 		   struct td_engine **out, struct td_why *why)
 {
-	int err = td_fail(why, -ENOENT, "no I/O engine is called \"%s\"",
+	struct td_why last = { "" };
+	int err = td_fail(&last, -ENOENT, "no I/O engine is called \"%s\"",
 			  name ? name : "");
 
 	for (size_t i = 0; i < ARRAY_SIZE(engines); i++) {
 		if (name && strcmp(name, engines[i]->name))
 			continue;
-		err = engine_try(loop, engines[i], depth, out, why);
+		err = engine_try(loop, engines[i], depth, out, &last);
 		if (!err)
 			return 0;
 	}
-	return err;
+	return td_fail(why, err, "%s", last.text);
 }
 
 void td_engine_close(struct td_engine *engine)
