@@ -54,6 +54,8 @@ static int check_opened(struct image_core *core, struct td_why *why)
 	    img->block_size > BLOCK_SIZE_MAX)
 		return td_fail(why, -EINVAL, "%s: its sector size %u is not supported",
 			       core->target, img->block_size);
+	if (!(img->can & TD_CAN_WRITE))
+		img->read_only = true;
 	if (!img->size || !is_aligned(img->size, img->block_size) ||
 	    img->size > INT64_MAX)
 		return td_fail(why, -EINVAL,
@@ -160,6 +162,7 @@ unlink:
 		disk->top = NULL;
 fail:
 	disk->images--;
+	disk->scratch = core->img.scratch_at;
 	image_free(core);
 	return err;
 }
@@ -195,5 +198,7 @@ int td_image_open_below(struct td_image *img, const char *type, const char *targ
 
 	if (!path)
 		return td_fail(why, -ENOMEM, "%s: no memory", target);
+	if (img->below)
+		return td_fail(why, -EINVAL, "%s: an image lies over one other", target);
 	return image_open(core->disk, core, type, path, NULL, true, false, &below, why);
 }
