@@ -47,7 +47,8 @@ static int pair_add(struct td_spec *spec, char *field, struct td_why *why)
 		.key = strdup(field), .value = strdup(equals + 1),
 	};
 	spec->pair_count++;
-	return pairs[spec->pair_count - 1].value ? 0 : -ENOMEM;
+	pairs += spec->pair_count - 1;
+	return pairs->key && pairs->value ? 0 : -ENOMEM;
 }
 
 static int spec_fill(struct td_spec *spec, const char *text, struct td_why *why)
