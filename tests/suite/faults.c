@@ -180,15 +180,20 @@ static void run_together(struct rig *rig, int *errs)
 	}
 }
 
-/* Once there is room again, what failed works. */
+/* Once there is room again, what failed works; perhaps not the first time: it may
+ * have joined work that began, and failed, before. */
 static void run_again(struct rig *rig, const int *errs)
 {
 	for (unsigned i = 0; i < STEPS; i++) {
 		struct io io = io_of(&workload[i], i);
 		if (!errs[i] || io.op == TD_FLUSH)
 			continue;
-		io_start(rig, &io);
-		int err = io_wait(&io);
+		int err = -EAGAIN;
+		for (unsigned tries = 0; err && tries < 3; tries++) {
+			io_free(&io);
+			io_start(rig, &io);
+			err = io_wait(&io);
+		}
 		require(!err, "step %u fails after the fault is gone: %s", i, strerror(-err));
 		model_did(rig, &io);
 		io_free(&io);
