@@ -286,6 +286,7 @@ struct cuts {
 	struct cut *cut;
 	uint64_t *hash;
 	unsigned count, room;
+	unsigned telling; /* of them, the first: just after an answer */
 };
 
 static void cuts_add(struct explorer *ex, struct cuts *cuts, const struct cut *cut)
@@ -354,21 +355,56 @@ static void add_torn(struct explorer *ex, struct cuts *cuts, struct cut *cut, st
 	cut->seed = 0;
 }
 
-static void cuts_find(struct explorer *ex, struct cuts *cuts, struct rnd *rnd)
+/* What has just been promised is most easily broken now. */
+static bool just_answered(const struct record *record, uint64_t at, bool kill)
+{
+	for (unsigned i = 0; i < record->asks; i++) {
+		const struct asked *ask = &record->asked[i];
+		if (ask->ended == at)
+			return kill || ask->op == TD_FLUSH || ask->flags & TD_FUA;
+	}
+	return false;
+}
+
+static void cuts_at(struct explorer *ex, struct cuts *cuts, uint64_t at, bool kill,
+		    struct rnd *rnd)
 {
 	static struct cut cut;
 
-	for (uint64_t at = 1; at <= ex->record.clock; at++) {
-		for (unsigned kill = 0; kill < 2; kill++) {
-			if (!cut_begin(&ex->record, at, kill, &cut))
-				continue;
-			if (cut.frees <= 4)
-				add_all_subsets(ex, cuts, &cut);
-			else
-				add_telling_subsets(ex, cuts, &cut, rnd);
-			add_torn(ex, cuts, &cut, rnd);
-		}
+	if (!cut_begin(&ex->record, at, kill, &cut))
+		return;
+	if (cut.frees <= 4)
+		add_all_subsets(ex, cuts, &cut);
+	else
+		add_telling_subsets(ex, cuts, &cut, rnd);
+	add_torn(ex, cuts, &cut, rnd);
+}
+
+static void cuts_find(struct explorer *ex, struct cuts *cuts, struct rnd *rnd)
+{
+	for (unsigned telling = 2; telling-- > 0;) {
+		for (uint64_t at = 1; at <= ex->record.clock; at++)
+			for (unsigned kill = 0; kill < 2; kill++)
+				if (just_answered(&ex->record, at, kill) == telling)
+					cuts_at(ex, cuts, at, kill, rnd);
+		if (telling)
+			cuts->telling = cuts->count;
 	}
+}
+
+/* Takes one out: half of the time one of the telling ones. */
+static struct cut cuts_take(struct cuts *cuts, struct rnd *rnd)
+{
+	bool telling = cuts->telling && rnd_below(rnd, 2);
+	unsigned i = rnd_below(rnd, telling ? cuts->telling : cuts->count);
+	struct cut cut = cuts->cut[i];
+
+	if (i < cuts->telling) {
+		cuts->cut[i] = cuts->cut[--cuts->telling];
+		i = cuts->telling;
+	}
+	cuts->cut[i] = cuts->cut[--cuts->count];
+	return cut;
 }
 
 static bool enough(const struct explorer *ex, uint64_t began)
@@ -392,9 +428,8 @@ static void explore(struct explorer *ex)
 		cuts_find(ex, &cuts, &rnd);
 		found += cuts.count;
 		for (unsigned n = 0; n < ex->per_run && cuts.count && !enough(ex, began); n++) {
-			unsigned i = rnd_below(&rnd, cuts.count);
-			look_at(ex, &cuts.cut[i]);
-			cuts.cut[i] = cuts.cut[--cuts.count];
+			struct cut cut = cuts_take(&cuts, &rnd);
+			look_at(ex, &cut);
 		}
 		free(cuts.cut);
 		free(cuts.hash);
@@ -415,6 +450,7 @@ static const char usage[] =
 "  -r, --per-run N     states of one run, 250\n"
 "  -w, --steps N       requests of a run, 60\n"
 "  -o, --overlay       images over a raw backing file\n"
+"  -c, --cluster BYTES create images with clusters of this size\n"
 "  -a, --align BYTES   pretend that files demand this alignment\n"
 "  -e, --engine NAME   io_uring or libaio\n"
 "  -S, --seed N        of what is random; printed otherwise\n";
@@ -422,6 +458,7 @@ static const char usage[] =
 static const struct option options[] = {
 	{ "states", 1, NULL, 'n' }, { "seconds", 1, NULL, 'T' }, { "per-run", 1, NULL, 'r' },
 	{ "steps", 1, NULL, 'w' }, { "overlay", 0, NULL, 'o' }, { "align", 1, NULL, 'a' },
+	{ "cluster", 1, NULL, 'c' },
 	{ "engine", 1, NULL, 'e' }, { "seed", 1, NULL, 'S' }, { NULL },
 };
 
@@ -429,7 +466,7 @@ static int parse(struct explorer *ex, int argc, char **argv)
 {
 	int c;
 
-	while ((c = getopt_long(argc, argv, "n:T:r:w:oa:e:S:", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, "n:T:r:w:oa:c:e:S:", options, NULL)) != -1) {
 		switch (c) {
 		case 'n': ex->states = atoi(optarg); break;
 		case 'T': ex->seconds = atoi(optarg); break;
@@ -437,6 +474,7 @@ static int parse(struct explorer *ex, int argc, char **argv)
 		case 'w': ex->steps = atoi(optarg); break;
 		case 'o': ex->suite.overlay = true; break;
 		case 'a': ex->suite.align = atoi(optarg); break;
+		case 'c': ex->suite.cluster = atoi(optarg); break;
 		case 'e': ex->suite.engine = optarg; break;
 		case 'S': ex->suite.seed = strtoull(optarg, NULL, 0); break;
 		default:  return -1;
