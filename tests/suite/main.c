@@ -40,6 +40,7 @@ static const char usage[] =
 "  -n, --rounds N      steps of random sequences, 400\n"
 "  -d, --dir FOLDER    for scratch files: /dev/shm, else $TMPDIR or /tmp\n"
 "  -b, --behaviour B   only those whose name contains B\n"
+"  -p, --plugins DIR   look for plug-ins there\n"
 "  -1, --first         stops at the first that fails\n"
 "  -l, --list          lists the behaviours\n"
 "  -t, --timeout S     seconds for one behaviour, 120\n"
@@ -52,7 +53,8 @@ static const struct option options[] = {
 	{ "seed", 1, NULL, 'S' },    { "rounds", 1, NULL, 'n' },
 	{ "dir", 1, NULL, 'd' },     { "behaviour", 1, NULL, 'b' },
 	{ "list", 0, NULL, 'l' },    { "timeout", 1, NULL, 't' },
-	{ "first", 0, NULL, '1' },   { "cluster", 1, NULL, 'c' },
+	{ "first", 0, NULL, '1' },   { "plugins", 1, NULL, 'p' },
+	{ "cluster", 1, NULL, 'c' },
 	{ "help", 0, NULL, 'h' },    { NULL },
 };
 
@@ -67,6 +69,7 @@ struct run {
 	struct suite suite;
 	const char *dir;
 	const char *only;
+	const char *plugins;
 	unsigned timeout;
 	bool first;
 	struct tally tally;
@@ -244,7 +247,7 @@ static int parse(struct run *run, int argc, char **argv)
 	struct suite *suite = &run->suite;
 	int c;
 
-	while ((c = getopt_long(argc, argv, "e:a:soc:xfS:n:d:b:1lt:h", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, "e:a:soc:xfS:n:d:b:p:1lt:h", options, NULL)) != -1) {
 		switch (c) {
 		case 'e': suite->engine = optarg; break;
 		case 'a': suite->align = atoi(optarg); break;
@@ -256,6 +259,7 @@ static int parse(struct run *run, int argc, char **argv)
 		case 'n': suite->rounds = atoi(optarg); break;
 		case 'd': run->dir = optarg; break;
 		case 'b': run->only = optarg; break;
+		case 'p': run->plugins = optarg; break;
 		case '1': run->first = true; break;
 		case 'c': suite->cluster = atoi(optarg); break;
 		case 'l': exit(list_all());
@@ -283,7 +287,7 @@ int main(int argc, char **argv)
 	}
 	verdict = mmap(NULL, VERDICT_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 		       -1, 0);
-	if (verdict == MAP_FAILED || td_registry_new(NULL, &suite->registry))
+	if (verdict == MAP_FAILED || td_registry_new(run.plugins, &suite->registry))
 		abort();
 	add_builtin(suite->registry);
 	if (find_driver(suite, argv[optind], &why)) {
