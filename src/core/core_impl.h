@@ -53,7 +53,8 @@ struct td_disk {
 	struct image_core *top;
 	unsigned images;
 	size_t scratch;                /* of a request, all images' together */
-	uint64_t in_flight, traced;
+	uint64_t in_flight;
+	uint64_t traced, own;          /* numbers given to requests */
 	struct td_disk_stats stats;
 };
 
@@ -75,7 +76,7 @@ struct td_slot {
 	struct td_req asked;           /* as it came */
 	bool flush_after;
 	uint64_t zero_left;
-	uint64_t id, since_us;         /* tracing */
+	uint64_t id, kids, since_us;   /* tracing */
 	struct iovec one, few[TD_IOV_FEW];
 	/* TD_IOV_MAX each, untouched until needed: for what few cannot hold, and
 	 * for what td_pass() cuts off, since a slice is to be found whole again */

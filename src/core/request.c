@@ -150,6 +150,7 @@ struct td_req *td_child(struct td_req *parent)
 	slot->req.image = parent->image;
 	slot->req.step = NULL;
 	slot->req.user = NULL;
+	trace_child(&slot->req);
 	memset(td_scratch(parent->image, &slot->req), 0,
 	       parent->image->driver->req_size);
 	return &slot->req;
@@ -239,6 +240,7 @@ struct td_req *td_req_new(struct td_queue *queue, struct td_image *img)
 	slot->shares = 1;
 	slot->req.queue = queue;
 	slot->req.image = img;
+	slot->id = ++queue->disk->own;
 	return &slot->req;
 }
 

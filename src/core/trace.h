@@ -11,6 +11,7 @@
 #include "core/core_impl.h"
 
 void trace_print_begin(struct td_req *req);
+void trace_print_child(struct td_req *kid);
 void trace_print_submit(struct td_req *req);
 void trace_print_io(struct td_req *req, const struct td_file *file, uint64_t at);
 void trace_print_end(struct td_req *req);
@@ -23,6 +24,7 @@ void trace_print_done(struct td_req *req);
 			trace_print_##name args; \
 	}
 TRACE(begin, (struct td_req *req), (req))
+TRACE(child, (struct td_req *req), (req))
 TRACE(submit, (struct td_req *req), (req))
 TRACE(io, (struct td_req *req, const struct td_file *file, uint64_t at), (req, file, at))
 TRACE(end, (struct td_req *req), (req))

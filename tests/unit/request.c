@@ -296,14 +296,15 @@ static const struct iovec halves[] = {
 	{ memory, 4 * KiB }, { memory + 4 * KiB, 4 * KiB },
 };
 
-static void over_read(const char *below, const struct td_driver *driver)
+static void over_read(const char *below, const struct td_driver *driver, bool trace)
 {
+	struct td_disk_options options = { .depth = 4, .trace = trace };
 	struct td_why why = { "" };
 
 	below_name = below;
 	td_registry_add(rig.registry, &over);
 	td_registry_add(rig.registry, driver);
-	if (rig_open("over:x", (struct td_disk_options){ .depth = 4 }, &why))
+	if (rig_open("over:x", options, &why))
 		fail_msg("%s", why.text);
 	memory_is_whole = false;
 	memset(memory, 'a', sizeof(memory));
@@ -312,7 +313,7 @@ static void over_read(const char *below, const struct td_driver *driver)
 
 static void a_child_passed_to_a_shorter_image_keeps_its_memory(void **state)
 {
-	over_read("fill", &fill);
+	over_read("fill", &fill, false);
 	rig_turn_until(1);
 	assert_true(memory_is_whole);
 	assert_int_equal(memory[2 * KiB - 1], 'a');
@@ -324,13 +325,36 @@ static void a_child_passed_to_a_shorter_image_keeps_its_memory(void **state)
 
 static void an_image_below_may_have_children_of_a_child(void **state)
 {
-	over_read("split", &split);
+	over_read("split", &split, false);
 	assert_int_equal(held_count, 1);
 	assert_int_equal(rig.ended, 0);
 	let_go();
 	rig_turn_until(1);
 	assert_int_equal(rig.err, 0);
 	assert_true(memory_is_whole);
+}
+
+/* A child of the second image, a child of the first, the request. */
+static void a_trace_numbers_children_within_their_request(void **state)
+{
+	static char text[4096];
+	FILE *trace = tmpfile();
+	int stderr_fd = dup(STDERR_FILENO);
+	size_t len;
+
+	dup2(fileno(trace), STDERR_FILENO);
+	over_read("split", &split, true);
+	let_go();
+	dup2(stderr_fd, STDERR_FILENO);
+	close(stderr_fd);
+	rewind(trace);
+	len = fread(text, 1, sizeof(text) - 1, trace);
+	text[len] = '\0';
+	fclose(trace);
+	assert_non_null(strstr(text, "x: #1 read 0+8192\n"));
+	assert_non_null(strstr(text, "x: #1.1 split:y read 2048+4096\n"));
+	assert_non_null(strstr(text, "x: #1.1.1 ended ok\nx: #1.1 ok\n"
+				     "x: #1.1 ended ok\nx: #1 done ok "));
 }
 
 static int twice_open(struct td_image *img, struct td_why *why)
@@ -460,6 +484,7 @@ int main(int argc, char **argv)
 		TEST(who_waits_for_a_child_comes_before_who_asks_later),
 		TEST(a_child_passed_to_a_shorter_image_keeps_its_memory),
 		TEST(an_image_below_may_have_children_of_a_child),
+		TEST(a_trace_numbers_children_within_their_request),
 		TEST(an_image_has_one_image_below),
 		TEST(zeroes_for_a_driver_that_ends_at_once_take_no_stack),
 		TEST(zeroes_are_written_once_and_flushed_for_fua),
