@@ -14,7 +14,7 @@
 struct td_file {
 	char *path;
 	int fd;
-	int tail_fd;          /* buffered twin, see file_sync.c; -1: not yet */
+	_Atomic int tail_fd;  /* buffered twin, see file_sync.c; -1: not yet */
 	unsigned flags;       /* enum td_file_flag */
 	bool device;          /* block device */
 	bool can_discard;
@@ -30,11 +30,13 @@ struct td_file {
 	unsigned rmw_writing;
 };
 
-/* A file that grew by being written to. */
+/* A file that grew by being written to, by the loop's thread or a worker. */
 static inline void file_grown(struct td_file *file, uint64_t end)
 {
-	if (end > file->size)
-		file->size = end;
+	uint64_t size = file->size;
+
+	while (end > size && !atomic_compare_exchange_weak(&file->size, &size, end))
+		;
 }
 
 int file_hook_begin(struct td_file *file, enum td_file_event event, uint64_t offset,

@@ -80,8 +80,9 @@ static int file_lock(int fd, unsigned flags)
 
 /* ---- alignment --------------------------------------------------------- */
 
-/* Kernels before 6.1 do not tell; then a read that is too short for the device
- * is refused with EINVAL. */
+/* Kernels before 6.1 do not tell, some file systems never do; then a read that is
+ * too short for the device is refused with EINVAL. One that finds nothing to read
+ * is not, and says nothing. */
 static uint32_t probe_align(int fd)
 {
 	AUTO_FREE void *buf = NULL;
@@ -89,7 +90,7 @@ static uint32_t probe_align(int fd)
 	if (posix_memalign(&buf, DEFAULT_ALIGN, DEFAULT_ALIGN))
 		return DEFAULT_ALIGN;
 	for (uint32_t align = LEAST_ALIGN; align < DEFAULT_ALIGN; align *= 2)
-		if (pread(fd, buf, align, align) >= 0 || errno != EINVAL)
+		if (pread(fd, buf, align, 0) == (ssize_t)align)
 			return align;
 	return DEFAULT_ALIGN;
 }

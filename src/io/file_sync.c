@@ -127,18 +127,28 @@ bool file_needs_tail(const struct td_file *file, uint64_t at, uint64_t len)
 	       round_up(at + len, file->align) > file->size;
 }
 
-int file_tail_write(struct td_file *file, const char *buf, size_t len, uint64_t at)
+/* Two workers may come here at once: the first one's descriptor stays. */
+static int tail_open(struct td_file *file)
 {
 	char path[64];
+	int none = -1, fd;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", file->fd);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (!atomic_compare_exchange_strong(&file->tail_fd, &none, fd))
+		close(fd);
+	return 0;
+}
+
+int file_tail_write(struct td_file *file, const char *buf, size_t len, uint64_t at)
+{
+	int err = file->tail_fd < 0 ? tail_open(file) : 0;
 	int fd = file->tail_fd;
 
-	if (fd < 0) {
-		snprintf(path, sizeof(path), "/proc/self/fd/%d", file->fd);
-		fd = open(path, O_RDWR | O_CLOEXEC);
-		if (fd < 0)
-			return -errno;
-		file->tail_fd = fd;
-	}
+	if (err)
+		return err;
 	while (len) {
 		ssize_t n = pwrite(fd, buf, len, at);
 
