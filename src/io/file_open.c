@@ -152,10 +152,15 @@ static int open_direct(const char *path, int flags, bool buffered, bool *direct,
 		fd = open(path, flags & ~O_EXCL, 0644);
 		if (fd >= 0 && !lives_in_memory(fd)) {
 			close(fd);
+			if (flags & O_CREAT)
+				unlink(path);
 			return td_fail(why, -EINVAL,
 				       "%s: its file system has no O_DIRECT", path);
 		}
 	}
+	if (fd < 0 && errno == EBUSY)
+		return td_fail(why, -EBUSY, "%s: in use: mounted, or part of another device",
+			       path);
 	if (fd < 0)
 		return td_fail(why, -errno, "%s: %s", path, strerror(errno));
 	*out = fd;
@@ -230,6 +235,8 @@ static int file_setup(struct td_file *file, const char *path, unsigned flags,
 		return td_fail(why, -errno, "%s: %s", path, strerror(errno));
 	else if ((err = check_kind(path, &st, why)))
 		return err;
+	else if (S_ISBLK(st.st_mode) && flags & TD_FILE_WRITE && !(flags & TD_FILE_SHARED))
+		how |= O_EXCL; /* of a device: nor may the kernel have it */
 	err = open_direct(path, how, files->buffered, &direct, &file->fd, why);
 	if (err)
 		return err;
