@@ -1,0 +1,350 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# Runs in domain 0 of the lab: lab-dom0.sh XEN. Each case is a function; `try`
+# runs it, says how long it took, and shows what it printed if it failed.
+set -u
+xen=$1
+log=/run/blktapctrl.log
+failed=0
+self=/local/domain/0
+
+try() {
+	local start=$EPOCHREALTIME out code ms
+	out=$(set -e; "$@" 2>&1)
+	code=$?
+	ms=$(((${EPOCHREALTIME/./} - ${start/./}) / 1000))
+	if ((code == 0)); then
+		printf 'ok   %-44s %d.%d s\n' "$1" $((ms / 1000)) $((ms % 1000 / 100))
+	else
+		printf 'FAIL %-44s (code %d)\n%s\n' "$*" "$code" "$out"
+		failed=$((failed + 1))
+	fi
+}
+
+die() {
+	echo "$*"
+	exit 1
+}
+
+# usage: soon SECONDS COMMAND...   (until it succeeds)
+soon() {
+	local tenths=$(($1 * 10))
+	shift
+	until "$@" >/dev/null 2>&1; do
+		((tenths-- > 0)) || die "not in time: $*"
+		sleep 0.1
+	done
+}
+
+# usage: disk VDEV MODE TARGET   (as this xl takes it)
+disk() {
+	if [[ $xen = 4.17 ]]; then
+		echo "script=block-tap,vdev=$1,access=$2,target=$3"
+	else
+		echo "backendtype=tap,format=raw,vdev=$1,access=$2,target=$3"
+	fi
+}
+
+kind() { [[ $xen = 4.17 ]] && echo vbd || echo vbd3; }
+
+daemon_start() {
+	setsid blktapctrl --foreground >>"$log" 2>&1 </dev/null &
+	soon 10 tap-ctl list
+}
+
+daemon_pid() { cat /run/blktap/blktapctrl.pid; }
+
+# A file system made, filled, read back after its cache is gone, and checked.
+# usage: file_system DEVICE   (a script for a shell in the guest or here)
+file_system() {
+	cat <<-END
+		set -e
+		mkfs.ext4 -q -F /dev/$1
+		mount /dev/$1 /mnt
+		dd if=/dev/urandom of=/mnt/data bs=1M count=8 conv=fsync status=none
+		cp /mnt/data /mnt/copy
+		sum=\$(sha256sum </mnt/data)
+		umount /mnt
+		echo 3 >/proc/sys/vm/drop_caches
+		mount /dev/$1 /mnt
+		for file in data copy; do
+			[ "\$(sha256sum </mnt/\$file)" = "\$sum" ] || { echo "\$file is not what it was"; exit 9; }
+		done
+		rm /mnt/copy
+		fstrim /mnt 2>/dev/null || true
+		umount /mnt
+		e2fsck -fn /dev/$1
+	END
+}
+
+# What is left of disks: nodes, processes, sockets, cgroups. Prints it.
+leftovers() {
+	xenstore-ls -f "$self/backend" | grep -E '/backend/vbd3?/[0-9]+/[0-9]+ = ' || true
+	xenstore-ls -f /libxl | grep -E '/device/vbd/[0-9]+ = ' || true
+	pgrep -a tapdisk || true
+	find /run/blktap/tapdisk -type s 2>/dev/null || true
+	find /sys/fs/cgroup/blktap -mindepth 1 -type d 2>/dev/null || true
+	find /tmp -name 'tap-xl.*'
+}
+
+nothing_left() {
+	local what
+	for ((i = 0; i < 50; i++)); do
+		what=$(leftovers)
+		[[ $what ]] || return 0
+		sleep 0.1
+	done
+	die "left: $what"
+}
+
+# A domain whose grants somebody still maps stays, without a name.
+no_zombies() {
+	soon 10 bash -c "! xl list | grep -q '(null)'"
+}
+
+# ---- cases ----------------------------------------------------------------------
+
+the_script_says_that_no_daemon_runs() {
+	local path=$self/backend/vbd/999/51712 out
+	xenstore-write $path/state 2
+	! out=$(XENBUS_PATH=backend/vbd/999/51712 /etc/xen/scripts/block-tap add 2>&1) ||
+		die "succeeded"
+	[[ $(xenstore-read $path/hotplug-error) = *'blktapctrl does not run'* ]]
+	xenstore-rm $self/backend/vbd/999
+}
+
+images_are_made() {
+	truncate -s 96M /store/{a,b,c,d,p}.img
+	qemu-img create -q -f qcow /store/a.qcow 96M
+	truncate -s 64M /store/phy.img
+	phy=$(losetup -f --show /store/phy.img)
+	echo "$phy" >/run/phy
+}
+
+# An overlay of 2006's kind beside one of xen-blkback's disks, and a raw one.
+two_guests_start() {
+	local phy one two
+	phy=$(cat /run/phy)
+	guest start one --kernel 6.1 "$(disk xvda w qcow:/store/a.qcow)" "phy:$phy,xvdb,w" &
+	one=$!
+	guest start two --kernel 6.12 "$(disk xvda w aio:/store/b.img)" &
+	two=$!
+	wait "$one"
+	wait "$two"
+	[[ $(xl block-list one | wc -l) = 3 ]]
+}
+
+a_guest_with_6.1_keeps_its_files_on_qcow() { file_system xvda | guest exec one; }
+a_guest_with_6.12_keeps_its_files_on_aio() { file_system xvda | guest exec two; }
+xen_blkback_works_beside_us() { file_system xvdb | guest exec one; }
+
+disks_come_and_go() {
+	local data
+	for data in map copy auto; do
+		xl block-attach "$1" "$(disk xvdc w "aio:/store/c.img,data=$data")"
+		file_system xvdc | guest exec "$1"
+		xl block-detach "$1" xvdc
+		! pgrep -f tapdisk.*c.img || die "tapdisk stays"
+	done
+	! guest exec "$1" <<<'ls /dev/xvdc' || die "the guest keeps the device"
+}
+
+the_syntax_of_2006_works() {
+	tap-xl block-attach one tap:aio:/store/c.img,xvdd,w
+	xl block-list one | grep -q "^51760 "
+	xl block-detach one xvdd
+}
+
+a_read_only_disk_is_read_only() {
+	local before
+	before=$(sha256sum </store/c.img)
+	xl block-attach two "$(disk xvdc r aio:/store/c.img)"
+	guest exec two <<-'END'
+		[ "$(cat /sys/block/xvdc/ro)" = 1 ]
+		! dd if=/dev/zero of=/dev/xvdc bs=4k count=1 oflag=direct 2>/dev/null
+		mount -o ro,noload /dev/xvdc /mnt && umount /mnt
+	END
+	xl block-detach two xvdc
+	[[ $(sha256sum </store/c.img) = "$before" ]]
+}
+
+# usage: not_attached TARGET MESSAGE
+not_attached() {
+	local out
+	! out=$(xl block-attach two "$(disk xvdc w "$1")" 2>&1) || die "$1 was attached"
+	[[ $out = *"$2"* ]] || die "no '$2' in: $out"
+}
+
+what_cannot_be_attached_says_why_and_leaves_nothing() {
+	not_attached aio:/store/none.img '/store/none.img: No such file'
+	soon 8 bash -c "! xenstore-exists /libxl/$(xl domid two)/device/vbd/51744"
+	not_attached aio:/store/b.img '/store/b.img'
+	soon 8 bash -c "! xenstore-exists /libxl/$(xl domid two)/device/vbd/51744"
+	not_attached nonsense:/store/c.img nonsense
+	soon 8 bash -c "! xenstore-exists /libxl/$(xl domid two)/device/vbd/51744"
+	xl block-attach two "$(disk xvdc w aio:/store/c.img)"
+	xl block-detach two xvdc
+}
+
+paused_domain() {
+	local dir=/run/guest/kernel-6.1
+	printf '%s\n' "name=\"$1\"" 'type="pv"' "kernel=\"$dir/vmlinux\"" 'memory=96' \
+		"disk=['$2']" >"/run/$1.cfg"
+	xl create -q -p "/run/$1.cfg"
+}
+
+# Nobody answers in this domain: its nodes say what we want them to say.
+a_front_end_that_writes_garbage_is_told_to_close() {
+	local domain front back
+	paused_domain silent "$(disk xvda w aio:/store/p.img)"
+	domain=$(xl domid silent)
+	front=/local/domain/$domain/device/vbd/51712
+	back=$self/backend/$(kind)/$domain/51712
+
+	# usage: garbage MESSAGE NODE VALUE...
+	garbage() {
+		local message=$1 args=()
+		shift
+		soon 5 test "$(xenstore-read "$back/state")" = 2
+		xenstore-rm "$front/event-channel" 2>/dev/null
+		xenstore-rm "$front/ring-page-order" 2>/dev/null
+		xenstore-rm "$front/protocol" 2>/dev/null
+		while (($#)); do
+			args+=("$front/$1" "$2")
+			shift 2
+		done
+		xenstore-write "${args[@]}" "$front/state" 3
+		soon 5 bash -c "[ \$(xenstore-read $back/state) = 6 ]"
+		[[ $(xenstore-read "$back/error") = *"$message"* ]] ||
+			die "no '$message' in: $(xenstore-read "$back/error")"
+		xenstore-write "$front/state" 1
+		soon 5 bash -c "[ \$(xenstore-read $back/state) = 2 ]"
+	}
+	garbage "$front/event-channel" ring-ref 8
+	garbage "$front/ring-ref" event-channel 5 ring-ref eight
+	garbage "$front/event-channel" ring-ref 8 event-channel 99999999999999999999
+	garbage "$front/protocol" ring-ref 8 event-channel 5 protocol vax-abi
+	garbage "$front/ring-page-order" ring-ref 8 event-channel 5 ring-page-order 5
+	garbage "$front/ring-ref1" ring-ref0 8 event-channel 5 ring-page-order 1
+	garbage "event channel 4000" ring-ref 99999 event-channel 4000
+	xenstore-write "$front/state" nonsense
+	sleep 0.3
+	[[ $(xenstore-read "$back/state") = 2 ]]
+	xl destroy silent
+	! pgrep -f tapdisk.*p.img || die "tapdisk stays"
+	soon 5 bash -c "! xenstore-exists $back"
+}
+
+domains_come_and_go() {
+	for ((i = 0; i < 3; i++)); do
+		paused_domain brief "$(disk xvda w aio:/store/p.img)"
+		xl destroy brief
+	done
+}
+
+tap_ctl_attaches_without_xl() {
+	tap-ctl xen-attach two tap:aio:/store/c.img,xvde,w
+	file_system xvde | guest exec two
+	! tap-ctl xen-attach two tap:aio:/store/d.img,xvde,w 2>/dev/null || die "twice"
+	! tap-ctl xen-attach two tap:aio:/store/none.img,xvdf,w 2>/dev/null || die "no image"
+	! tap-ctl xen-attach nobody tap:aio:/store/d.img,xvdf,w 2>/dev/null || die "nobody"
+	! tap-ctl xen-detach two xvda 2>/dev/null || die "detached xl's disk"
+	tap-ctl xen-detach two xvde
+	! xenstore-exists "/local/domain/$(xl domid two)/device/vbd/51776"
+}
+
+an_image_is_mounted_on_the_host() {
+	local data
+	for data in map copy auto; do
+		tap-ctl xen-attach 0 "qcow:/store/h.qcow,data=$data,xvdh,w" 2>/dev/null &&
+			die "attached what is not there"
+		rm -f /store/h.qcow
+		qemu-img create -q -f qcow /store/h.qcow 64M
+		tap-ctl xen-attach 0 "qcow:/store/h.qcow,data=$data,xvdh,w"
+		file_system xvdh | bash
+		tap-ctl xen-detach 0 xvdh
+		[[ ! -e /dev/xvdh ]]
+		rm /store/h.qcow
+	done
+}
+
+# usage: writes IN GUEST   (starts a writer there, which notes how far it got)
+a_new_daemon_finds_disks_under_load() {
+	local before
+	before=$(pgrep tapdisk | sort)
+	guest exec two <<-'END'
+		(i=0; while [ ! -e /run/stop ]; do
+			dd if=/dev/urandom of=/dev/xvda bs=64k count=16 seek=$((i % 32)) \
+				oflag=direct 2>/run/dd.err || { echo "$i" >/run/failed; break; }
+			i=$((i + 1)); echo $i >/run/count
+		done) </dev/null >/dev/null 2>&1 &
+	END
+	for how in TERM KILL; do
+		kill "-$how" "$(daemon_pid)"
+		sleep 1
+		daemon_start
+	done
+	[[ $(pgrep tapdisk | sort) = "$before" ]] || die "tapdisks changed"
+	tap-ctl list | grep -q "$(printf 'vbd-%s-51712 *serving' "$(xl domid two)")"
+	guest exec two <<-'END'
+		a=$(cat /run/count); sleep 1; b=$(cat /run/count)
+		touch /run/stop
+		[ ! -e /run/failed ] && [ "$b" -gt "$a" ]
+	END
+	# And it serves new ones.
+	xl block-attach two "$(disk xvdc w aio:/store/c.img)"
+	xl block-detach two xvdc
+}
+
+a_killed_tapdisk_hurts_its_own_disk_only() {
+	local victim
+	xl block-attach one "$(disk xvdc w aio:/store/c.img)"
+	victim=$(pgrep -f aio:/store/c.img)
+	kill -9 "$victim"
+	guest exec one <<<'dd if=/dev/zero of=/dev/xvdc bs=4k count=1 oflag=direct >/dev/null 2>&1 </dev/null &'
+	file_system xvda | guest exec two
+	file_system xvda | guest exec one
+	tap-ctl list | grep -q dead
+}
+
+all_is_gone_when_the_guests_are() {
+	xl destroy one
+	guest stop two
+	nothing_left
+	no_zombies
+}
+
+ended_in_order() {
+	kill "$(daemon_pid)"
+	soon 10 bash -c '! pgrep -x blktapctrl'
+	if grep -iE 'assert|sanitizer|runtime error' "$log" ||
+		dmesg | grep -E 'BUG|Oops|general protection'; then
+		exit 1
+	fi
+}
+
+try the_script_says_that_no_daemon_runs
+try daemon_start
+try images_are_made
+try two_guests_start
+try a_guest_with_6.1_keeps_its_files_on_qcow
+try a_guest_with_6.12_keeps_its_files_on_aio
+try xen_blkback_works_beside_us
+try disks_come_and_go two
+try the_syntax_of_2006_works
+try a_read_only_disk_is_read_only
+try what_cannot_be_attached_says_why_and_leaves_nothing
+try a_front_end_that_writes_garbage_is_told_to_close
+try domains_come_and_go
+try tap_ctl_attaches_without_xl
+try an_image_is_mounted_on_the_host
+try a_new_daemon_finds_disks_under_load
+try a_killed_tapdisk_hurts_its_own_disk_only
+try all_is_gone_when_the_guests_are
+try ended_in_order
+if ((failed)); then
+	echo "--- blktapctrl's log"
+	tail -n 60 "$log"
+fi
+exit $((failed > 0))

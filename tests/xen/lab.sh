@@ -1,0 +1,37 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# The whole thing on a real Xen host in QEMU: stock xl, real guests, our tree.
+#
+#   lab.sh XEN KERNEL      e.g. lab.sh 4.17 6.1: Xen, and the kernel of domain 0
+#
+# One boot serves all cases; they are in lab-dom0.sh. Exit code 77: no QEMU here.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+source=$(cd "$here/../.." && pwd)
+xen=$1 kernel=$2
+lab=$source/lab/lab
+
+for tool in qemu-system-x86_64 cpio mkfs.ext4; do
+	PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null || {
+		echo "skipped: no $tool (scripts/install-packages demo installs it)"
+		exit 77
+	}
+done
+
+work=$(mktemp -d)
+stop() {
+	"$lab" stop --state "$work/state" >/dev/null 2>&1 || true
+	rm -rf "$work"
+}
+trap stop EXIT
+trap 'exit 1' INT TERM
+
+DESTDIR=$work/tree meson install -C "${MESON_BUILD_ROOT:?run by meson test}" \
+	--no-rebuild >"$work/install.log" 2>&1 || { cat "$work/install.log"; exit 1; }
+"$lab" boot --state "$work/state" --xen "$xen" --kernel "$kernel" --guest-kernel 6.1 \
+	--guest-kernel 6.12 --tree "$work/tree" --lifetime 600
+cp "$here/lab-dom0.sh" "$work/state/host/"
+"$lab" run --state "$work/state" --timeout 280 <<END
+exec bash /host/lab-dom0.sh $xen
+END
