@@ -62,7 +62,7 @@ file_system() {
 		set -e
 		mkfs.ext4 -q -F /dev/$1
 		mount /dev/$1 /mnt
-		dd if=/dev/urandom of=/mnt/data bs=1M count=8 conv=fsync status=none
+		dd if=/dev/urandom of=/mnt/data bs=1M count=4 conv=fsync status=none
 		cp /mnt/data /mnt/copy
 		sum=\$(sha256sum </mnt/data)
 		umount /mnt
