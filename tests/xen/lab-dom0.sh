@@ -115,20 +115,26 @@ the_script_says_that_no_daemon_runs() {
 }
 
 images_are_made() {
-	truncate -s 96M /store/{a,b,c,d,p}.img
-	qemu-img create -q -f qcow /store/a.qcow 96M
-	truncate -s 64M /store/phy.img
+	truncate -s 32M /store/{b,c,d,p,phy}.img
+	qemu-img create -q -f qcow /store/a.qcow 32M
 	phy=$(losetup -f --show /store/phy.img)
 	echo "$phy" >/run/phy
 }
 
-# An overlay of 2006's kind beside one of xen-blkback's disks, and a raw one.
+# xl itself dies in the emulator at times: once more, then.
+start() {
+	guest start "$@" && return
+	guest kill "$1" || true
+	guest start "$@"
+}
+
+# A qcow of 2006's kind beside one of xen-blkback's disks, and a raw one.
 two_guests_start() {
 	local phy one two
 	phy=$(cat /run/phy)
-	guest start one --kernel 6.1 "$(disk xvda w qcow:/store/a.qcow)" "phy:$phy,xvdb,w" &
+	start one --kernel 6.1 "$(disk xvda w qcow:/store/a.qcow)" "phy:$phy,xvdb,w" &
 	one=$!
-	guest start two --kernel 6.12 "$(disk xvda w aio:/store/b.img)" &
+	start two --kernel 6.12 "$(disk xvda w aio:/store/b.img)" &
 	two=$!
 	wait "$one"
 	wait "$two"
@@ -255,21 +261,14 @@ tap_ctl_attaches_without_xl() {
 }
 
 an_image_is_mounted_on_the_host() {
-	local data
-	for data in map copy auto; do
-		tap-ctl xen-attach 0 "qcow:/store/h.qcow,data=$data,xvdh,w" 2>/dev/null &&
-			die "attached what is not there"
-		rm -f /store/h.qcow
-		qemu-img create -q -f qcow /store/h.qcow 64M
-		tap-ctl xen-attach 0 "qcow:/store/h.qcow,data=$data,xvdh,w"
-		file_system xvdh | bash
-		tap-ctl xen-detach 0 xvdh
-		[[ ! -e /dev/xvdh ]]
-		rm /store/h.qcow
-	done
+	! tap-ctl xen-attach 0 qcow:/store/h.qcow,xvdh,w 2>/dev/null || die "no image"
+	qemu-img create -q -f qcow /store/h.qcow 32M
+	tap-ctl xen-attach 0 qcow:/store/h.qcow,xvdh,w
+	file_system xvdh | bash
+	tap-ctl xen-detach 0 xvdh
+	[[ ! -e /dev/xvdh ]]
 }
 
-# usage: writes IN GUEST   (starts a writer there, which notes how far it got)
 a_new_daemon_finds_disks_under_load() {
 	local before
 	before=$(pgrep tapdisk | sort)
@@ -304,7 +303,7 @@ a_killed_tapdisk_hurts_its_own_disk_only() {
 	kill -9 "$victim"
 	guest exec one <<<'dd if=/dev/zero of=/dev/xvdc bs=4k count=1 oflag=direct >/dev/null 2>&1 </dev/null &'
 	file_system xvda | guest exec two
-	file_system xvda | guest exec one
+	guest exec one <<<'dd if=/dev/xvda of=/dev/null bs=1M count=4 iflag=direct'
 	tap-ctl list | grep -q dead
 }
 
@@ -319,7 +318,7 @@ ended_in_order() {
 	kill "$(daemon_pid)"
 	soon 10 bash -c '! pgrep -x blktapctrl'
 	if grep -iE 'assert|sanitizer|runtime error' "$log" ||
-		dmesg | grep -E 'BUG|Oops|general protection'; then
+		dmesg | grep -E 'BUG:|Oops|traps: (tapdisk|blktapctrl)|(tapdisk|blktapctrl).*segfault'; then
 		exit 1
 	fi
 }

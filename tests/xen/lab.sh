@@ -32,6 +32,6 @@ DESTDIR=$work/tree meson install -C "${MESON_BUILD_ROOT:?run by meson test}" \
 "$lab" boot --state "$work/state" --xen "$xen" --kernel "$kernel" --guest-kernel 6.1 \
 	--guest-kernel 6.12 --tree "$work/tree" --lifetime 600
 cp "$here/lab-dom0.sh" "$work/state/host/"
-"$lab" run --state "$work/state" --timeout 280 <<END
+"$lab" run --state "$work/state" --timeout 400 <<END
 exec bash /host/lab-dom0.sh $xen
 END
