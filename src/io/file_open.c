@@ -269,7 +269,8 @@ int td_file_open(struct td_files *files, const char *path, unsigned flags,
 
 	if (!file)
 		return err;
-	file->fd = file->tail_fd = -1;
+	file->fd = -1;
+	file->tail_fd = -1;
 	file->flags = flags;
 	file->hook = files->hook;
 	list_init(&file->writing);
