@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Long and short options, in any order with other arguments:
- * --name=VALUE, --name VALUE, -n VALUE, --flag.
+ * --name=VALUE, --name VALUE, --flag, -n VALUE, -nVALUE, -abc.
  */
 #include "base/args.h"
 
@@ -9,15 +9,19 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct td_arg *row_find(const struct td_arg *rows, const char *word, size_t len)
+static const struct td_arg *row_of_name(const struct td_arg *rows, const char *name, size_t len)
 {
-	for (const struct td_arg *row = rows; row->name; row++) {
-		if (len > 2 && strlen(row->name) == len - 2 &&
-		    !strncmp(row->name, word + 2, len - 2))
-			return row;
-		if (len == 2 && row->letter && word[1] == row->letter)
-			return row;
-	}
+	for (; rows->name; rows++)
+		if (strlen(rows->name) == len && !memcmp(rows->name, name, len))
+			return rows;
+	return NULL;
+}
+
+static const struct td_arg *row_of_letter(const struct td_arg *rows, char letter)
+{
+	for (; rows->name; rows++)
+		if (rows->letter == letter)
+			return rows;
 	return NULL;
 }
 
@@ -36,37 +40,63 @@ static int row_set(const struct td_arg *row, void *into, const char *value, stru
 	return 0;
 }
 
+/* --name; *next is the argument behind it, and moves on if it is the value. */
+static int name_set(const struct td_arg *rows, void *into, const char *word, char ***next,
+		    struct td_why *why)
+{
+	const char *name = word + 2, *equals = strchr(name, '=');
+	const struct td_arg *row =
+		row_of_name(rows, name, equals ? (size_t)(equals - name) : strlen(name));
+
+	if (!row)
+		return td_fail(why, -EINVAL, "unknown option %s", word);
+	if (equals)
+		return row_set(row, into, equals + 1, why);
+	return row_set(row, into, row->value && **next ? *(*next)++ : NULL, why);
+}
+
+/* -abc: flags, and perhaps one that takes what is left of the word. */
+static int letters_set(const struct td_arg *rows, void *into, const char *word, char ***next,
+		       struct td_why *why)
+{
+	int err = 0;
+
+	for (const char *letter = word + 1; *letter && !err; letter++) {
+		const struct td_arg *row = row_of_letter(rows, *letter);
+
+		if (!row)
+			return td_fail(why, -EINVAL, "unknown option -%c", *letter);
+		if (row->value && letter[1])
+			return row_set(row, into, letter + 1, why);
+		err = row_set(row, into, row->value && **next ? *(*next)++ : NULL, why);
+	}
+	return err;
+}
+
 int td_args_parse(const struct td_arg *rows, void *into, char **argv, int *count,
 		  struct td_why *why)
 {
-	int kept = 1, err = 0;
+	char **next = argv + 1, **kept = argv + 1;
+	int err = 0;
 
-	for (int i = 1; argv[i]; i++) {
-		const char *word = argv[i], *equals = strchr(word, '=');
-		bool is_long = !strncmp(word, "--", 2);
-		const struct td_arg *row;
+	while (*next && !err) {
+		char *word = *next++;
 
 		if (!strcmp(word, "--")) {
-			while (argv[++i])
-				argv[kept++] = argv[i];
-			break;
+			while (*next)
+				*kept++ = *next++;
+		} else if (word[0] != '-' || !word[1]) {
+			*kept++ = word;
+		} else if (word[1] == '-') {
+			err = name_set(rows, into, word, &next, why);
+		} else {
+			err = letters_set(rows, into, word, &next, why);
 		}
-		if (word[0] != '-' || !word[1]) {
-			argv[kept++] = argv[i];
-			continue;
-		}
-		row = row_find(rows, word, is_long && equals ? (size_t)(equals - word) : strlen(word));
-		if (!row)
-			return td_fail(why, -EINVAL, "unknown option %s", word);
-		if (is_long && equals)
-			err = row_set(row, into, equals + 1, why);
-		else
-			err = row_set(row, into, row->value && argv[i + 1] ? argv[++i] : NULL, why);
-		if (err)
-			return err;
 	}
-	argv[kept] = NULL;
-	*count = kept - 1;
+	if (err)
+		return err;
+	*kept = NULL;
+	*count = kept - (argv + 1);
 	return 0;
 }
 

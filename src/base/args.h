@@ -15,9 +15,21 @@ struct td_arg {
 	const char *help;
 };
 
+/* What every program has: a member "common" of its options, and the last rows of
+ * its table. */
+struct td_args_common {
+	bool help, version;
+};
+#define TD_ARGS_COMMON(options) \
+	{ "help", 'h', NULL, offsetof(options, common.help), "print this and end" }, \
+	{ "version", 'V', NULL, offsetof(options, common.version), \
+	  "print the version and end" }, \
+	{ NULL }
+
 /*
  * Sets the options given in argv[1..] in *into and moves the other arguments to
- * argv[1..]; *count is how many these are. "--" ends options.
+ * argv[1..]; *count is how many these are. "--" ends options. Values are argv's
+ * strings. -EINVAL: an option that is not in the table, or lacks its value.
  */
 int td_args_parse(const struct td_arg *rows, void *into, char **argv, int *count,
 		  struct td_why *why);

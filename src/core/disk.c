@@ -18,7 +18,7 @@ struct core_options {
 	bool read_only, shared;
 };
 
-static const struct td_option core_rows[] = {
+const struct td_option td_disk_keys[] = {
 	{ "read-only", TD_BOOL, offsetof(struct core_options, read_only),
 	  "on or off: no byte of any file is changed; default off" },
 	{ "shared", TD_BOOL, offsetof(struct core_options, shared),
@@ -28,7 +28,7 @@ static const struct td_option core_rows[] = {
 
 static bool is_core_key(const char *key)
 {
-	for (const struct td_option *row = core_rows; row->name; row++)
+	for (const struct td_option *row = td_disk_keys; row->name; row++)
 		if (!strcmp(row->name, key))
 			return true;
 	return false;
@@ -63,7 +63,7 @@ static int chain_open(struct td_disk *disk, struct td_why *why)
 	if (err)
 		return err;
 	split_pairs(&spec, &own);
-	err = own.pairs ? td_options_apply(core_rows, &own, &options, why) : -ENOMEM;
+	err = own.pairs ? td_options_apply(td_disk_keys, &own, &options, why) : -ENOMEM;
 	if (!err)
 		err = image_open(disk, NULL, spec.type, spec.target, &spec,
 				 disk->options.read_only || options.read_only,

@@ -33,6 +33,9 @@ struct td_disk_stats {
 	uint64_t in_flight;
 };
 
+/* The keys of a specification that are the core's, for every driver. */
+extern const struct td_option td_disk_keys[];
+
 /* The loop, registry and strings must outlive the disk. */
 int td_disk_open(struct td_loop *loop, struct td_registry *registry,
 		 const char *spec, const struct td_disk_options *options,

@@ -24,8 +24,9 @@
 #include "tapdisk/serve.h"
 
 struct options {
+	struct td_args_common common;
 	const char *disk, *name, *nbd, *engine, *plugins, *control, *ready_fd;
-	bool read_only, trace, verbose, version, help;
+	bool read_only, trace, verbose;
 };
 
 static const struct td_arg rows[] = {
@@ -49,10 +50,7 @@ static const struct td_arg rows[] = {
 	  "print the life of each request, line by line" },
 	{ "verbose", 'v', NULL, offsetof(struct options, verbose),
 	  "more messages" },
-	{ "version", 'V', NULL, offsetof(struct options, version),
-	  "print the version and end" },
-	{ "help", 'h', NULL, offsetof(struct options, help), "print this and end" },
-	{ NULL },
+	TD_ARGS_COMMON(struct options),
 };
 
 struct tapdisk {
@@ -66,9 +64,16 @@ struct tapdisk {
 	bool ending;
 };
 
+static void say_keys(const struct td_option *key)
+{
+	for (; key && key->name; key++)
+		printf("      %-9s %s\n", key->name, key->help);
+}
+
 static void say_driver(void *arg, const struct td_driver *driver)
 {
 	printf("  %-10s %s\n", driver->name, driver->summary);
+	say_keys(driver->options);
 }
 
 static int drivers_add(struct td_registry *registry)
@@ -88,8 +93,10 @@ static void print_help(struct td_registry *registry)
 	puts("Usage: tapdisk --disk SPEC [--read-only] [--nbd ADDRESS]\n\n"
 	     "Serves one disk image. Options:");
 	td_args_help(rows);
-	puts("\nDrivers:");
+	puts("\nDrivers, and the keys they take:");
 	td_registry_each(registry, say_driver, NULL);
+	puts("  all");
+	say_keys(td_disk_keys);
 	puts("\nA comma in a target is written \\, . See tapdisk(8).");
 }
 
@@ -229,14 +236,14 @@ int main(int argc, char **argv)
 
 	if (td_args_parse(rows, &options, argv, &count, &why))
 		return usage(why.text);
-	if (options.version) {
+	if (options.common.version) {
 		puts("tapdisk " BLKTAP_VERSION);
 		return 0;
 	}
 	if (td_registry_new(options.plugins, &tapdisk.registry) ||
 	    drivers_add(tapdisk.registry))
 		return usage("no memory");
-	if (options.help) {
+	if (options.common.help) {
 		print_help(tapdisk.registry);
 		err = 0;
 	} else if (count) {

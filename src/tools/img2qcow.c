@@ -8,12 +8,15 @@
 #include "io/file.h"
 #include "tools/convert.h"
 
-static bool force, quiet;
+struct options {
+	struct td_args_common common;
+	bool force, quiet;
+};
 
-static const struct tool_option options[] = {
-	{ 'f', "force", NULL, "overwrite QCOW without asking", &force },
-	{ 'q', "quiet", NULL, "tell of errors only", &quiet },
-	{ 0 },
+static const struct td_arg rows[] = {
+	{ "force", 'f', NULL, offsetof(struct options, force), "overwrite QCOW without asking" },
+	{ "quiet", 'q', NULL, offsetof(struct options, quiet), "tell of errors only" },
+	TD_ARGS_COMMON(struct options),
 };
 
 static const struct tool tool = {
@@ -21,9 +24,9 @@ static const struct tool tool = {
 	.usage = "QCOW SRC",
 	.about = "Makes the qcow image QCOW of the raw image or block device SRC.\n"
 		 "Blocks of zeroes take no space.",
-	.options = options,
-	.min_args = 2,
-	.max_args = 2,
+	.rows = rows,
+	.min_words = 2,
+	.max_words = 2,
 };
 
 static int make_qcow(struct convert *convert, const char *path)
@@ -42,14 +45,18 @@ static int make_qcow(struct convert *convert, const char *path)
 
 int main(int argc, char **argv)
 {
-	int arg = tool_begin(&tool, argc, argv);
-	struct convert convert = { .tool = &tool, .quiet = quiet, .force = force };
-	int code = convert_open(&convert, "aio", argv[arg + 1]);
+	struct options options = { 0 };
+	struct convert convert = { .tool = &tool };
+	int code;
 
+	tool_begin(&tool, &options, argv);
+	convert.quiet = options.quiet;
+	convert.force = options.force;
+	code = convert_open(&convert, "aio", argv[2]);
 	if (!code)
-		code = convert_may_replace(&convert, argv[arg]);
+		code = convert_may_replace(&convert, argv[1]);
 	if (!code)
-		code = convert_to_file(&convert, "qcow", argv[arg], make_qcow);
+		code = convert_to_file(&convert, "qcow", argv[1], make_qcow);
 	convert_close(&convert);
 	return code;
 }

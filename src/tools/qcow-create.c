@@ -16,16 +16,22 @@
 #include "tools/progress.h"
 #include "tools/tool.h"
 
-static bool reserve, force, quiet;
-static const char *format = "qcow", *cluster;
+struct options {
+	struct td_args_common common;
+	const char *format, *cluster;
+	bool reserve, force, quiet;
+};
 
-static const struct tool_option options[] = {
-	{ 'r', "reserve", NULL, "take all space now: no sparse file", &reserve },
-	{ 'f', "format", "FORMAT", "of the new image; default qcow", &format },
-	{ 'c', "cluster", "SIZE", "of a cluster, 512 to 64K; default 4K", &cluster },
-	{ 'F', "force", NULL, "replace FILE if it is there", &force },
-	{ 'q', "quiet", NULL, "tell of errors only", &quiet },
-	{ 0 },
+static const struct td_arg rows[] = {
+	{ "reserve", 'r', NULL, offsetof(struct options, reserve),
+	  "take all space now: no sparse file" },
+	{ "format", 'f', "FORMAT", offsetof(struct options, format),
+	  "of the new image; default qcow" },
+	{ "cluster", 'c', "SIZE", offsetof(struct options, cluster),
+	  "of a cluster, 512 to 64K; default 4K" },
+	{ "force", 'F', NULL, offsetof(struct options, force), "replace FILE if it is there" },
+	{ "quiet", 'q', NULL, offsetof(struct options, quiet), "tell of errors only" },
+	TD_ARGS_COMMON(struct options),
 };
 
 static const struct tool tool = {
@@ -34,9 +40,9 @@ static const struct tool tool = {
 	.about = "Makes the empty image FILE of SIZE MiB (or with a suffix: 64K, 10G, 2T).\n"
 		 "With BACKING, a raw file or block device, FILE is an overlay: it has the size\n"
 		 "of BACKING, whatever SIZE says, reads as BACKING, and keeps what is written.",
-	.options = options,
-	.min_args = 2,
-	.max_args = 3,
+	.rows = rows,
+	.min_words = 2,
+	.max_words = 3,
 };
 
 /* The overlay must find it from wherever it is opened. */
@@ -70,10 +76,11 @@ static int look_at_backing(struct td_registry *registry, const char *path, char 
 	return TOOL_OK;
 }
 
-static int create(struct td_registry *registry, struct td_create *make)
+static int create(struct td_registry *registry, const struct options *options,
+		  struct td_create *make)
 {
 	struct td_why why;
-	const struct td_driver *driver = td_registry_find(registry, format, &why);
+	const struct td_driver *driver = td_registry_find(registry, options->format, &why);
 	AUTO_FREE char *temp = tool_temp_name(make->path);
 	const char *path = make->path;
 
@@ -82,10 +89,10 @@ static int create(struct td_registry *registry, struct td_create *make)
 		return TOOL_FAILED;
 	}
 	if (!driver->create) {
-		tool_say(&tool, "%s: this format cannot be created", format);
+		tool_say(&tool, "%s: this format cannot be created", options->format);
 		return TOOL_FAILED;
 	}
-	if (!force && access(path, F_OK) == 0) {
+	if (!options->force && access(path, F_OK) == 0) {
 		tool_say(&tool, "%s: is there already (-F to replace it)", path);
 		return TOOL_FAILED;
 	}
@@ -102,22 +109,23 @@ static int create(struct td_registry *registry, struct td_create *make)
 	return TOOL_OK;
 }
 
-static int run(const char *size_arg, const char *path, const char *backing,
-	       struct td_registry *registry)
+static int run(const struct options *options, char **words, struct td_registry *registry)
 {
+	const char *path = words[1], *backing = words[2]; /* NULL: none */
 	struct td_files files = { 0 };
-	struct td_create make = { .path = path, .reserve = reserve, .files = &files };
+	struct td_create make = { .path = path, .reserve = options->reserve, .files = &files };
 	AUTO_FREE char *full = NULL;
 	uint64_t bytes = 0;
 	char text[16];
 	int code = TOOL_OK;
 
-	if (td_size_parse(size_arg, MiB, &make.size) || (!make.size && !backing)) {
-		tool_say(&tool, "%s: no size (MiB, or a number with K, M, G or T)", size_arg);
+	if (td_size_parse(words[0], MiB, &make.size) || (!make.size && !backing)) {
+		tool_say(&tool, "%s: no size (MiB, or a number with K, M, G or T)", words[0]);
 		return TOOL_USAGE;
 	}
-	if (cluster && (td_size_parse(cluster, 1, &bytes) || bytes > 64 * KiB)) {
-		tool_say(&tool, "%s: no cluster size", cluster);
+	if (options->cluster &&
+	    (td_size_parse(options->cluster, 1, &bytes) || bytes > 64 * KiB)) {
+		tool_say(&tool, "%s: no cluster size", options->cluster);
 		return TOOL_USAGE;
 	}
 	make.cluster = bytes;
@@ -127,8 +135,8 @@ static int run(const char *size_arg, const char *path, const char *backing,
 		make.size = make.backing_size;
 	}
 	if (!code)
-		code = create(registry, &make);
-	if (!code && !quiet)
+		code = create(registry, options, &make);
+	if (!code && !options->quiet)
 		printf("%s: %s%s%s\n", path, size_text(make.size, text),
 		       backing ? ", over " : "", backing ? full : "");
 	return code;
@@ -136,15 +144,17 @@ static int run(const char *size_arg, const char *path, const char *backing,
 
 int main(int argc, char **argv)
 {
-	int arg = tool_begin(&tool, argc, argv);
-	struct td_registry *registry = tool_registry();
+	struct options options = { .format = "qcow" };
+	struct td_registry *registry;
 	int code;
 
+	tool_begin(&tool, &options, argv);
+	registry = tool_registry();
 	if (!registry) {
 		tool_say(&tool, "%s", strerror(ENOMEM));
 		return TOOL_FAILED;
 	}
-	code = run(argv[arg], argv[arg + 1], arg + 2 < argc ? argv[arg + 2] : NULL, registry);
+	code = run(&options, argv + 1, registry);
 	td_registry_free(registry);
 	return code;
 }

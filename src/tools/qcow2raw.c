@@ -12,12 +12,15 @@
 #include "base/guard.h"
 #include "tools/convert.h"
 
-static bool force, quiet;
+struct options {
+	struct td_args_common common;
+	bool force, quiet;
+};
 
-static const struct tool_option options[] = {
-	{ 'f', "force", NULL, "overwrite DEST without asking", &force },
-	{ 'q', "quiet", NULL, "tell of errors only", &quiet },
-	{ 0 },
+static const struct td_arg rows[] = {
+	{ "force", 'f', NULL, offsetof(struct options, force), "overwrite DEST without asking" },
+	{ "quiet", 'q', NULL, offsetof(struct options, quiet), "tell of errors only" },
+	TD_ARGS_COMMON(struct options),
 };
 
 static const struct tool tool = {
@@ -25,9 +28,9 @@ static const struct tool tool = {
 	.usage = "DEST QCOW",
 	.about = "Writes the content of the qcow image QCOW to DEST, a file or a block device\n"
 		 "that is large enough. Blocks of zeroes take no space in a file.",
-	.options = options,
-	.min_args = 2,
-	.max_args = 2,
+	.rows = rows,
+	.min_words = 2,
+	.max_words = 2,
 };
 
 static int make_raw(struct convert *convert, const char *path)
@@ -52,11 +55,16 @@ static bool is_device(const char *path)
 
 int main(int argc, char **argv)
 {
-	int arg = tool_begin(&tool, argc, argv);
-	struct convert convert = { .tool = &tool, .quiet = quiet, .force = force };
-	const char *to = argv[arg];
-	int code = convert_open(&convert, "qcow", argv[arg + 1]);
+	struct options options = { 0 };
+	struct convert convert = { .tool = &tool };
+	const char *to;
+	int code;
 
+	tool_begin(&tool, &options, argv);
+	to = argv[1];
+	convert.quiet = options.quiet;
+	convert.force = options.force;
+	code = convert_open(&convert, "qcow", argv[2]);
 	if (!code)
 		code = convert_may_replace(&convert, to);
 	if (!code && is_device(to))

@@ -28,20 +28,19 @@ enum {
 };
 
 struct options {
+	struct td_args_common common;
 	const char *socket, *name, *nbd, *engine;
-	bool json, read_only, force, all, help, version;
+	bool json, read_only, force, all;
 };
 
 #define OPTION(field) offsetof(struct options, field)
 #define COMMON \
 	{ "json", 'j', NULL, OPTION(json), "print the answer as JSON" }, \
 	{ "socket", 's', "PATH", OPTION(socket), "of the daemon (" TD_CLIENT_SOCKET ")" }, \
-	{ "help", 'h', NULL, OPTION(help), "this text" }
+	TD_ARGS_COMMON(struct options)
 
 static const struct td_arg common_rows[] = {
 	COMMON,
-	{ "version", 'V', NULL, OPTION(version), "the version" },
-	{ NULL },
 };
 
 static const struct td_arg attach_rows[] = {
@@ -50,19 +49,16 @@ static const struct td_arg attach_rows[] = {
 	{ "nbd", 0, "ADDRESS", OPTION(nbd), "serve it there: unix:PATH or tcp:HOST:PORT" },
 	{ "engine", 0, "NAME", OPTION(engine), "io_uring or libaio (the best there is)" },
 	COMMON,
-	{ NULL },
 };
 
 static const struct td_arg detach_rows[] = {
 	{ "force", 'f', NULL, OPTION(force), "kill its tapdisk; also while a guest uses it" },
 	COMMON,
-	{ NULL },
 };
 
 static const struct td_arg stop_rows[] = {
 	{ "all", 'a', NULL, OPTION(all), "detach every disk first" },
 	COMMON,
-	{ NULL },
 };
 
 /* ---- tables for people --------------------------------------------------------------- */
@@ -356,9 +352,9 @@ int main(int argc, char **argv)
 		command = command_find(argv[i]);
 	if (td_args_parse(command ? command->rows : common_rows, &options, argv, &count, &why))
 		return complain(EXIT_USAGE, why.text);
-	if (options.version)
+	if (options.common.version)
 		return printf("tap-ctl %s\n", BLKTAP_VERSION) < 0;
-	if (options.help)
+	if (options.common.help)
 		return command ? help_command(command) : help_all();
 	if (!command) {
 		fprintf(stderr, "tap-ctl: %s%s; see tap-ctl --help\n",

@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The common face of the tools: one table gives getopt its letters and --help
- * its lines.
+ * The common face of the tools.
  */
 #include "tools/tool.h"
 
-#include <getopt.h>
 #include <libgen.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -17,71 +15,31 @@
 #include "config.h"
 #include "drivers/builtin.h"
 
-#define OPTIONS_MAX 16
-
-static void help(const struct tool *tool)
+int tool_begin(const struct tool *tool, void *options, char **argv)
 {
-	printf("Usage: %s [OPTION]... %s\n%s\n\n", tool->name, tool->usage, tool->about);
-	for (const struct tool_option *o = tool->options; o->letter; o++) {
-		char left[40];
+	const struct td_args_common *common = options;
+	struct td_why why;
+	int count;
 
-		snprintf(left, sizeof(left), "-%c, --%s%s%s", o->letter, o->name,
-			 o->arg ? " " : "", o->arg ? o->arg : "");
-		printf("  %-24s %s\n", left, o->help);
+	if (td_args_parse(tool->rows, options, argv, &count, &why)) {
+		tool_say(tool, "%s (see %s --help)", why.text, tool->name);
+		exit(TOOL_USAGE);
 	}
-	printf("  %-24s %s\n  %-24s %s\n", "-h, --help", "this text", "    --version",
-	       "the version");
-}
-
-static const struct tool_option *find(const struct tool *tool, int letter)
-{
-	for (const struct tool_option *o = tool->options; o->letter; o++)
-		if (o->letter == letter)
-			return o;
-	return NULL;
-}
-
-int tool_begin(const struct tool *tool, int argc, char **argv)
-{
-	struct option longs[OPTIONS_MAX] = {
-		{ "help", no_argument, NULL, 'h' },
-		{ "version", no_argument, NULL, 'V' },
-	};
-	char letters[2 * OPTIONS_MAX] = "h";
-	unsigned n = 2;
-	int c;
-
-	for (const struct tool_option *o = tool->options; o->letter; o++) {
-		size_t len = strlen(letters);
-
-		longs[n++] = (struct option){ o->name, o->arg ? required_argument : no_argument,
-					      NULL, o->letter };
-		letters[len] = o->letter;
-		if (o->arg)
-			letters[len + 1] = ':';
+	if (common->help) {
+		printf("Usage: %s [OPTION]... %s\n%s\n\n", tool->name, tool->usage,
+		       tool->about);
+		td_args_help(tool->rows);
+		exit(TOOL_OK);
 	}
-	while ((c = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
-		const struct tool_option *o = find(tool, c);
-
-		if (c == 'h') {
-			help(tool);
-			exit(TOOL_OK);
-		} else if (c == 'V') {
-			printf("%s %s\n", tool->name, BLKTAP_VERSION);
-			exit(TOOL_OK);
-		} else if (!o) {
-			exit(TOOL_USAGE); /* getopt has said why */
-		} else if (o->arg) {
-			*(const char **)o->to = optarg;
-		} else {
-			*(bool *)o->to = true;
-		}
+	if (common->version) {
+		printf("%s %s\n", tool->name, BLKTAP_VERSION);
+		exit(TOOL_OK);
 	}
-	if (argc - optind < tool->min_args || argc - optind > tool->max_args) {
+	if (count < tool->min_words || count > tool->max_words) {
 		fprintf(stderr, "Usage: %s [OPTION]... %s\n", tool->name, tool->usage);
 		exit(TOOL_USAGE);
 	}
-	return optind;
+	return count;
 }
 
 void tool_say(const struct tool *tool, const char *fmt, ...)

@@ -1,36 +1,30 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What every tool needs: options from a table (which --help prints too), the
- * drivers, names of disks, and files that appear whole or not at all.
+ * What every tool needs: a command line, the drivers, names of disks, and files
+ * that appear whole or not at all.
  */
 #ifndef TOOLS_TOOL_H
 #define TOOLS_TOOL_H
 
 #include <blktap/driver.h>
 
+#include "base/args.h"
 #include "core/registry.h"
 
 enum { TOOL_OK = 0, TOOL_FAILED = 1, TOOL_USAGE = 2 };
-
-struct tool_option {
-	char letter;
-	const char *name;  /* --name */
-	const char *arg;   /* what follows it in --help; NULL: nothing does */
-	const char *help;
-	void *to;          /* a bool, or a const char * where it takes an arg */
-};
 
 struct tool {
 	const char *name;
 	const char *usage;  /* what follows the options */
 	const char *about;  /* lines for --help */
-	const struct tool_option *options; /* ends with letter 0 */
-	int min_args, max_args;
+	const struct td_arg *rows;
+	int min_words, max_words;
 };
 
-/* Sets the options; returns the index of the first argument. Ends the program
- * after --help and --version (0), and on errors (TOOL_USAGE). */
-int tool_begin(const struct tool *tool, int argc, char **argv);
+/* Sets *options, of which td_args_common is the first member; returns how many words
+ * are left, in argv[1..]. Ends the program after --help and --version (0), and on
+ * errors (TOOL_USAGE). */
+int tool_begin(const struct tool *tool, void *options, char **argv);
 
 /* One line on stderr, led by the tool's name. */
 void tool_say(const struct tool *tool, const char *fmt, ...)

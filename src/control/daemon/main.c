@@ -33,8 +33,9 @@
 enum { EXIT_USAGE = 2, EXIT_RUNNING = 3 };
 
 struct options {
+	struct td_args_common common;
 	const char *run_dir, *tapdisk, *cgroup, *log;
-	bool foreground, verbose, no_xen, help, version;
+	bool foreground, verbose, no_xen;
 };
 
 static const struct td_arg option_rows[] = {
@@ -50,9 +51,7 @@ static const struct td_arg option_rows[] = {
 	  "log of a daemon in the background (/var/log/blktapctrl.log)" },
 	{ "no-xen", 0, NULL, offsetof(struct options, no_xen), "leave xenstore alone" },
 	{ "verbose", 'v', NULL, offsetof(struct options, verbose), "log debug messages too" },
-	{ "help", 'h', NULL, offsetof(struct options, help), "this text" },
-	{ "version", 'V', NULL, offsetof(struct options, version), "the version" },
-	{ NULL },
+	TD_ARGS_COMMON(struct options),
 };
 
 struct daemon {
@@ -257,13 +256,13 @@ int main(int argc, char **argv)
 			extra ? argv[1] : "");
 		return EXIT_USAGE;
 	}
-	if (daemon.options.help) {
+	if (daemon.options.common.help) {
 		printf("Usage: blktapctrl [option]...\n"
 		       "Serves disks to virtual machines, one tapdisk process each.\n\n");
 		td_args_help(option_rows);
 		return EXIT_SUCCESS;
 	}
-	if (daemon.options.version) {
+	if (daemon.options.common.version) {
 		puts("blktapctrl " BLKTAP_VERSION);
 		return EXIT_SUCCESS;
 	}
