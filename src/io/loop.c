@@ -276,23 +276,27 @@ static void defers_run(struct td_loop *loop)
 
 /* Hooks may defer calls, and deferred calls give hooks something to send. After
  * some rounds the loop has a look at its watches all the same. */
-static void send_gathered(struct td_loop *loop)
+static bool send_gathered(struct td_loop *loop)
 {
+	bool busy = false;
+
 	loop->more = true;
 	for (int round = 0; loop->more && round < ROUNDS_PER_TURN; round++) {
+		busy |= loop->defer_first != NULL;
 		defers_run(loop);
 		loop->more = false;
 		LIST_FOR_SAFE (struct td_flush_hook, hook, &loop->flush_hooks, link)
 			loop->more |= hook->flush(hook);
+		busy |= loop->more;
 		loop->more |= loop->defer_first != NULL;
 	}
+	return busy;
 }
 
-void td_loop_turn(struct td_loop *loop, int timeout_ms)
+static void wait_and_serve(struct td_loop *loop, int timeout_ms)
 {
 	int count;
 
-	send_gathered(loop);
 	count = epoll_wait(loop->epoll_fd, loop->ready, EVENTS_PER_TURN,
 			   wait_ms(loop, timeout_ms));
 	loop->ready_count = count > 0 ? count : 0;
@@ -307,10 +311,18 @@ void td_loop_turn(struct td_loop *loop, int timeout_ms)
 	timers_run(loop);
 }
 
+void td_loop_turn(struct td_loop *loop, int timeout_ms)
+{
+	/* what the caller waits for may have happened: it looks before we wait */
+	wait_and_serve(loop, send_gathered(loop) ? 0 : timeout_ms);
+}
+
 void td_loop_run(struct td_loop *loop)
 {
-	while (!loop->stopped)
-		td_loop_turn(loop, -1);
+	while (!loop->stopped) {
+		send_gathered(loop);
+		wait_and_serve(loop, -1);
+	}
 	loop->stopped = false;
 }
 

@@ -25,7 +25,8 @@ void td_loop_free(struct td_loop *loop);
 
 /* Turns until td_loop_stop(). */
 void td_loop_run(struct td_loop *loop);
-/* One turn; waits at most timeout_ms (-1: as long as it takes). */
+/* One turn; waits at most timeout_ms (-1: as long as it takes), and not at all
+ * if something has been done before it would wait. */
 void td_loop_turn(struct td_loop *loop, int timeout_ms);
 /* Async-signal-safe, any thread. */
 void td_loop_stop(struct td_loop *loop);
