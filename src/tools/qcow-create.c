@@ -76,6 +76,18 @@ static int look_at_backing(struct td_registry *registry, const char *path, char 
 	return TOOL_OK;
 }
 
+/* The driver's words, with the name that the user gave. */
+static void say_why(const struct td_why *why, const char *temp, const char *path)
+{
+	const char *at = strstr(why->text, temp);
+
+	if (at)
+		tool_say(&tool, "%.*s%s%s", (int)(at - why->text), why->text, path,
+			 at + strlen(temp));
+	else
+		tool_say(&tool, "%s", why->text);
+}
+
 static int create(struct td_registry *registry, const struct options *options,
 		  struct td_create *make)
 {
@@ -98,7 +110,7 @@ static int create(struct td_registry *registry, const struct options *options,
 	}
 	make->path = temp;
 	if (driver->create(make, &why)) {
-		tool_say(&tool, "%s", why.text);
+		say_why(&why, temp, path);
 		return TOOL_FAILED;
 	}
 	if (rename(temp, path)) {
