@@ -7,7 +7,8 @@
  * sector by sector. MODEL, a raw file, is what the disk holds at first; at the
  * end it is what the disk must hold, for others to compare. Keys: seed, ops,
  * depth, engine, align (pretended alignment of files), max (bytes of a request),
- * reopen (one in so many ops), check (0: do not).
+ * reopen (one in so many ops), check (0: do not), full (1: requests may fail for
+ * want of space; then each sector is what it was, or what it was to be).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -32,12 +33,13 @@ struct slot {
 	uint64_t first, count; /* sectors */
 	char *buf;
 	struct iovec iov[3];
-	bool done, verify_discard;
+	bool done, settle;     /* settle: a sector may be one of two things */
+	char *other;           /* ... what it is now, or this */
 	int err;
 };
 
 static struct {
-	uint64_t seed, ops, depth, align, max, reopen, check;
+	uint64_t seed, ops, depth, align, max, reopen, check, full;
 	const char *engine;
 } opt = { .ops = 3000, .depth = 16, .max = 128 * KiB, .reopen = 400, .check = 1 };
 
@@ -48,7 +50,7 @@ static struct td_pool *pool;
 static const char *spec;
 static struct slot slots[DEPTH_MAX];
 static uint8_t *model, *locked;
-static uint64_t sectors, rng, serial;
+static uint64_t sectors, rng, serial, failed;
 
 #define DIE(...) \
 	do { \
@@ -125,17 +127,15 @@ static void compare(const struct slot *slot)
 			    model[(slot->first + i) * SECT + 1]);
 }
 
-/* After a discard a sector is zero or what it was: the model takes what it is. */
-static void adopt(const struct slot *slot)
+/* After a discard, or a write that failed, the model takes what is there. */
+static void settle(const struct slot *slot)
 {
-	static const char zero[SECT];
-
 	for (uint64_t i = 0; i < slot->count; i++) {
 		uint8_t *want = model + (slot->first + i) * SECT;
 
 		if (memcmp(slot->buf + i * SECT, want, SECT) &&
-		    memcmp(slot->buf + i * SECT, zero, SECT))
-			DIE("sector %llu is neither old nor zero after a discard",
+		    memcmp(slot->buf + i * SECT, slot->other + i * SECT, SECT))
+			DIE("sector %llu is neither old nor new",
 			    (unsigned long long)(slot->first + i));
 		memcpy(want, slot->buf + i * SECT, SECT);
 	}
@@ -169,31 +169,43 @@ static void submit(struct slot *slot, enum td_op op)
 	td_submit(req);
 }
 
+/* What the request has done is not certain: look. */
+static void look(struct slot *slot, bool wrote)
+{
+	if (wrote)
+		memcpy(slot->other, slot->buf, slot->count * SECT);
+	else
+		memset(slot->other, 0, slot->count * SECT);
+	slot->settle = true;
+	submit(slot, TD_READ);
+}
+
 static void finish(struct slot *slot)
 {
 	struct td_req *req = slot->req;
 	enum td_op op = slot->op;
 	uint8_t *at = model + slot->first * SECT;
+	bool full = opt.full && slot->err == -ENOSPC && (op == TD_WRITE || op == TD_WRITE_ZEROES);
 
-	if (slot->err)
+	if (slot->err && !full)
 		DIE("op %d at %llu+%llu: %s", op, (unsigned long long)slot->first,
 		    (unsigned long long)slot->count, strerror(-slot->err));
 	td_pool_put(pool, req);
 	slot->req = NULL;
+	failed += full;
+	if (full || op == TD_DISCARD) {
+		look(slot, op == TD_WRITE);
+		return;
+	}
 	if (op == TD_WRITE)
 		memcpy(at, slot->buf, slot->count * SECT);
 	else if (op == TD_WRITE_ZEROES)
 		memset(at, 0, slot->count * SECT);
-	else if (op == TD_READ && slot->verify_discard)
-		adopt(slot);
+	else if (op == TD_READ && slot->settle)
+		settle(slot);
 	else if (op == TD_READ)
 		compare(slot);
-	if (op == TD_DISCARD) {
-		slot->verify_discard = true;
-		submit(slot, TD_READ);
-		return;
-	}
-	slot->verify_discard = false;
+	slot->settle = false;
 	lock_range(slot, 0);
 }
 
@@ -302,9 +314,9 @@ static void read_all(void)
 static void parse(const char *arg)
 {
 	uint64_t *const to[] = { &opt.seed, &opt.ops, &opt.depth, &opt.align, &opt.max,
-				 &opt.reopen, &opt.check };
+				 &opt.reopen, &opt.check, &opt.full };
 	static const char *const name[] = { "seed=", "ops=", "depth=", "align=", "max=",
-					    "reopen=", "check=" };
+					    "reopen=", "check=", "full=" };
 
 	for (unsigned i = 0; i < ARRAY_SIZE(to); i++)
 		if (!strncmp(arg, name[i], strlen(name[i]))) {
@@ -344,16 +356,22 @@ int main(int argc, char **argv)
 	locked = calloc(1, sectors);
 	for (uint64_t at = 0; at < sectors * SECT;)
 		at += pread(fd, model + at, sectors * SECT - at, at);
-	for (unsigned i = 0; i < DEPTH_MAX; i++)
+	for (unsigned i = 0; i < DEPTH_MAX; i++) {
 		slots[i].buf = aligned_alloc(4096, round_up(opt.max, 4096));
+		slots[i].other = malloc(opt.max);
+	}
 	run();
 	read_all();
 	close_disk();
 	for (uint64_t at = 0; at < sectors * SECT;)
 		at += pwrite(fd, model + at, sectors * SECT - at, at);
 	close(fd);
-	for (unsigned i = 0; i < DEPTH_MAX; i++)
+	for (unsigned i = 0; i < DEPTH_MAX; i++) {
 		free(slots[i].buf);
+		free(slots[i].other);
+	}
+	if (opt.full)
+		printf("failed for want of space: %llu\n", (unsigned long long)failed);
 	free(model);
 	free(locked);
 	td_registry_free(registry);

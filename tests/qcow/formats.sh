@@ -1,0 +1,135 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# formats.sh CASE: images that others made, or could have made, are read right
+# and can be written; what we make, others read.
+. "$(dirname "$0")/lib.sh"
+need qemu-img python3
+make="python3 $here/make_image.py"
+
+content() { # 6 MiB and a bit: zeroes, noise, text; a last cluster that is cut
+	{ head -c 2M /dev/zero; head -c 1M /dev/urandom; yes some text | head -c 2M
+	  head -c 600K /dev/zero; head -c 465K /dev/urandom; } >raw
+}
+
+# reads IMAGE: as raw; by the tool, and in the test's own walk
+reads() {
+	rm -f got
+	must "$QCOW2RAW" -q got "$1"
+	cmp got raw || fail "$1 is read wrong"
+	must "$QCOW_CHECK" "$1"
+	cp out.txt checked
+}
+
+writes() { # IMAGE: takes any writes and stays whole
+	cp raw model
+	timeout 120 "$QCOW_RANDOM" "qcow:$1" model seed=7 ops=600 >out.txt 2>&1 ||
+		fail "$1: $(cat out.txt)"
+	[ "${2:-}" = odd ] || same "$1" model
+}
+
+geometries() {
+	content
+	for cluster in 9 13 16; do
+		for l2 in 6 9 13; do
+			must $make a.qcow raw cluster_bits=$cluster l2_bits=$l2
+			reads a.qcow
+			writes a.qcow
+		done
+	done
+}
+
+compressed() {
+	content
+	for cluster in 9 12 16; do
+		must $make a.qcow raw cluster_bits=$cluster packed=1
+		reads a.qcow
+		grep -q '^compressed: [1-9]' checked || fail "nothing was compressed"
+		writes a.qcow
+	done
+}
+
+compressed-overlay() {
+	content
+	cp raw base
+	yes other text | head -c 1M | dd of=raw conv=notrunc bs=64K seek=20 status=none
+	must $make a.qcow raw backing="$PWD/base" packed=1
+	reads a.qcow
+	writes a.qcow
+}
+
+blktap-2006() {
+	content
+	for kind in "xen=12 l1=le" "xen=16le l1=le" "xen=16 l1=le" "xen=16 l1=be" "xen=16be"; do
+		must $make a.qcow raw premapped=1 $kind
+		reads a.qcow
+		case $kind in
+		*l1=le) grep -q 'blktap-2006: .*little-endian' checked || fail "$kind: not told" ;;
+		*) grep -q 'blktap-2006: .*big-endian' checked || fail "$kind: not told" ;;
+		esac
+		case $kind in *l1=le) writes a.qcow odd ;; *) writes a.qcow ;; esac
+		cp model raw
+		reads a.qcow
+		content
+	done
+}
+
+blktap-2006-overlay() {
+	content
+	cp raw base
+	head -c 1M /dev/urandom | dd of=raw conv=notrunc bs=1M seek=3 status=none
+	for kind in "xen=12 l1=le" "xen=16le l1=le" "xen=16be"; do
+		cp raw raw.kept
+		must $make a.qcow raw backing="$PWD/base" cluster_bits=9 l2_bits=12 $kind
+		reads a.qcow
+		writes a.qcow odd
+		cp model raw
+		reads a.qcow
+		mv raw.kept raw
+	done
+}
+
+# An entry that is right in either byte order: 16 MiB and 4 GiB, both in the file
+blktap-2006-ambiguous() {
+	head -c 4096 /dev/zero >raw
+	must $make a.qcow raw xen=16le set=4096:0000000001000000
+	truncate -s 5G a.qcow
+	refuses 'a.qcow: cannot tell the byte order' "$QCOW_CHECK" a.qcow
+	must $make a.qcow raw xen=16le set=4096:0000000101000000
+	refuses 'a.qcow: cannot tell the byte order' "$QCOW_CHECK" a.qcow
+}
+
+ours-by-qemu-img() {
+	content
+	must "$IMG2QCOW" -q a.qcow raw
+	same a.qcow raw
+	must qemu-img info -f qcow a.qcow
+	must "$QCOW_CREATE" -q 0 o.qcow raw
+	same o.qcow raw
+	must qemu-img info o.qcow
+	grep -q "backing file: $PWD/raw" out.txt || fail "qemu-img sees no backing file"
+	cp raw model
+	cp raw raw.kept
+	timeout 60 "$QCOW_RANDOM" qcow:o.qcow model ops=500 >/dev/null || fail "writing"
+	same o.qcow model
+	cmp raw raw.kept || fail "the backing file was changed"
+	# and what qemu-img puts on top of our clusters, we read
+	must qemu-img convert -n -f raw -O qcow raw.kept o.qcow
+	cp raw.kept raw
+	reads o.qcow
+}
+
+ours-by-libqcow() {
+	need qcowinfo qcowmount
+	[ -c /dev/fuse ] || skip "no /dev/fuse"
+	content
+	truncate -s 6M raw
+	must "$IMG2QCOW" -q a.qcow raw
+	must qcowinfo a.qcow
+	grep -q '6.0 MiB (6291456 bytes)' out.txt || fail "qcowinfo: $(cat out.txt)"
+	mkdir mnt
+	qcowmount a.qcow mnt >out.txt 2>&1 || skip "qcowmount: $(tail -1 out.txt)"
+	cleanup() { umount "$work/mnt" 2>/dev/null || fusermount -u "$work/mnt"; }
+	cmp mnt/qcow1 raw || fail "libqcow reads something else"
+}
+
+"$1"
