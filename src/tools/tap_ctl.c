@@ -222,7 +222,13 @@ static json_t *params_nbd(char **words, const struct options *options)
 
 static json_t *params_xen_attach(char **words, const struct options *options)
 {
-	return json_pack("{s:s, s:s}", "domain", words[0], "disk", words[1]);
+	const char *disk = words[1];
+	AUTO_FREE char *spec = NULL;
+
+	if (!strncmp(disk, "tap:", 4)) /* of old; it would hide the type */
+		disk += 4;
+	spec = spec_absolute(disk);
+	return json_pack("{s:s, s:s}", "domain", words[0], "disk", spec);
 }
 
 static json_t *params_xen_detach(char **words, const struct options *options)
