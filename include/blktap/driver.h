@@ -58,6 +58,14 @@ struct td_why {
 int td_fail(struct td_why *why, int err, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/*
+ * One line about img in the log, under its disk's name. level: LOG_ERR ...
+ * LOG_DEBUG of <syslog.h>. At most 10 in 10 seconds: a guest may be the cause.
+ * On the queue's thread, or in open and close.
+ */
+void td_say(struct td_image *img, int level, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
 /* ---- requests ---------------------------------------------------------- */
 
 enum td_op {

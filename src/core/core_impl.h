@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include "base/list.h"
+#include "base/log.h"
 #include "core/disk.h"
 #include "core/queue.h"
 #include "core/spec.h"
@@ -38,6 +39,7 @@ struct image_core {
 	struct td_files files;
 	char *target;
 	unsigned depth;                /* 0: the top */
+	struct td_ratelimit said;
 	bool has_identity;
 	dev_t dev;
 	ino_t ino;

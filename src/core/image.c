@@ -5,6 +5,7 @@
  * open(), through td_image_open_below().
  */
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,19 @@
 #include "core/core_impl.h"
 
 #define BLOCK_SIZE_MAX 4096
+
+void td_say(struct td_image *img, int level, const char *fmt, ...)
+{
+	struct image_core *core = core_of(img);
+	char text[512];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	td_log_limited(&core->said, core->disk->name, level, "%s:%s: %s", img->driver->name,
+		       core->target, text);
+}
 
 /* Which file or device it is, where its target is a path. */
 static void find_identity(struct image_core *core)

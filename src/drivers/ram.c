@@ -16,12 +16,12 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <syslog.h>
 #include <unistd.h>
 
 #include <blktap/driver.h>
 
 #include "base/guard.h"
-#include "base/log.h"
 #include "base/num.h"
 
 #define BLOCK 512
@@ -103,8 +103,8 @@ static int ram_make(struct td_image *img, struct td_why *why)
 	if (ftruncate(ram->memory, ram->size) < 0 ||
 	    fcntl(ram->memory, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK) < 0)
 		return td_fail(why, -errno, "ram:%s: %s", img->target, strerror(errno));
-	td_log(img->target, LOG_NOTICE, "RAM disk of %llu bytes: volatile, its content is lost "
-	       "with its last user", (unsigned long long)ram->size);
+	td_say(img, LOG_NOTICE, "%llu bytes of memory: volatile, lost with the last user",
+	       (unsigned long long)ram->size);
 	return 0;
 }
 

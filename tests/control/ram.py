@@ -35,8 +35,9 @@ def ram_is_shared_by_disks_of_one_name():
 
 def ram_says_that_it_is_volatile():
     with harness.daemon() as d:
-        d.attach("ram:scratch,size=1M")
-        assert "volatile" in d.log()
+        disk = d.attach("ram:scratch,size=1M")
+        assert [line for line in d.log().splitlines() if "volatile" in line and
+                line.startswith(f"{disk['name']}: ram:scratch: ")], d.log()
 
 
 def ram_second_writer_needs_shared():
