@@ -92,6 +92,19 @@ int td_registry_add_alias(struct td_registry *registry, const char *alias,
 	return 0;
 }
 
+int td_registry_add_all(struct td_registry *registry,
+			const struct td_driver *const *drivers,
+			const char *const (*aliases)[2])
+{
+	int err = 0;
+
+	for (; *drivers && !err; drivers++)
+		err = td_registry_add(registry, *drivers);
+	for (; **aliases && !err; aliases++)
+		err = td_registry_add_alias(registry, (*aliases)[0], (*aliases)[1]);
+	return err;
+}
+
 static const struct td_driver *driver_known(const struct td_registry *registry,
 					    const char *type)
 {

@@ -17,6 +17,10 @@ void td_registry_free(struct td_registry *registry);
 int td_registry_add(struct td_registry *registry, const struct td_driver *driver);
 int td_registry_add_alias(struct td_registry *registry, const char *alias,
 			  const char *name);
+/* Drivers, and pairs of alias and name, both ending with a NULL. */
+int td_registry_add_all(struct td_registry *registry,
+			const struct td_driver *const *drivers,
+			const char *const (*aliases)[2]);
 /* Loads a plug-in from a file. */
 int td_registry_load(struct td_registry *registry, const char *path,
 		     const struct td_driver **out, struct td_why *why);

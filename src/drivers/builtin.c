@@ -15,7 +15,7 @@ const struct td_driver *const td_builtin_drivers[] = {
 	NULL,
 };
 
-const struct td_driver_alias td_builtin_aliases[] = {
+const char *const td_builtin_aliases[][2] = {
 	{ "raw", "aio" },
 	{ "sync", "aio" }, /* the synchronous driver of 2006; ours never blocks */
 	{ NULL },

@@ -7,10 +7,8 @@
 
 #include <blktap/driver.h>
 
-/* Both end with a NULL. */
+/* Both end with a NULL; for td_registry_add_all(). */
 extern const struct td_driver *const td_builtin_drivers[];
-extern const struct td_driver_alias {
-	const char *alias, *name;
-} td_builtin_aliases[];
+extern const char *const td_builtin_aliases[][2]; /* alias, name */
 
 #endif

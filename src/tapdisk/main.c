@@ -76,18 +76,6 @@ static void say_driver(void *arg, const struct td_driver *driver)
 	say_keys(driver->options);
 }
 
-static int drivers_add(struct td_registry *registry)
-{
-	int err = 0;
-
-	for (int i = 0; td_builtin_drivers[i] && !err; i++)
-		err = td_registry_add(registry, td_builtin_drivers[i]);
-	for (int i = 0; td_builtin_aliases[i].alias && !err; i++)
-		err = td_registry_add_alias(registry, td_builtin_aliases[i].alias,
-					    td_builtin_aliases[i].name);
-	return err;
-}
-
 static void print_help(struct td_registry *registry)
 {
 	puts("Usage: tapdisk --disk SPEC [--read-only] [--nbd ADDRESS]\n\n"
@@ -241,7 +229,7 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	if (td_registry_new(options.plugins, &tapdisk.registry) ||
-	    drivers_add(tapdisk.registry))
+	    td_registry_add_all(tapdisk.registry, td_builtin_drivers, td_builtin_aliases))
 		return usage("no memory");
 	if (options.common.help) {
 		print_help(tapdisk.registry);

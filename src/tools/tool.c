@@ -59,12 +59,10 @@ struct td_registry *tool_registry(void)
 
 	if (td_registry_new(NULL, &registry) < 0)
 		return NULL;
-	for (unsigned i = 0; td_builtin_drivers[i]; i++)
-		td_registry_add(registry, td_builtin_drivers[i]);
-	for (unsigned i = 0; td_builtin_aliases[i].alias; i++)
-		td_registry_add_alias(registry, td_builtin_aliases[i].alias,
-				      td_builtin_aliases[i].name);
-	return registry;
+	if (!td_registry_add_all(registry, td_builtin_drivers, td_builtin_aliases))
+		return registry;
+	td_registry_free(registry);
+	return NULL;
 }
 
 char *tool_spec(const char *type, const char *path)

@@ -488,8 +488,8 @@ static void find_driver(struct suite *suite, const char *type)
 	struct td_why why = { "" };
 
 	require(!td_registry_new(NULL, &suite->registry), "no registry");
-	for (unsigned i = 0; td_builtin_drivers[i]; i++)
-		td_registry_add(suite->registry, td_builtin_drivers[i]);
+	require(!td_registry_add_all(suite->registry, td_builtin_drivers, td_builtin_aliases),
+		"no drivers");
 	suite->driver = td_registry_find(suite->registry, type, &why);
 	require(suite->driver, "%s", why.text);
 }

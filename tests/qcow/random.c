@@ -345,8 +345,7 @@ int main(int argc, char **argv)
 	spec = argv[1];
 	td_loop_new(&loop);
 	td_registry_new(NULL, &registry);
-	for (unsigned i = 0; td_builtin_drivers[i]; i++)
-		td_registry_add(registry, td_builtin_drivers[i]);
+	td_registry_add_all(registry, td_builtin_drivers, td_builtin_aliases);
 	open_disk();
 	sectors = td_disk_size(disk) / SECT;
 	fd = open(argv[2], O_RDWR);

@@ -195,15 +195,6 @@ static const char *scratch_folder(void)
 	return getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp";
 }
 
-static void add_builtin(struct td_registry *registry)
-{
-	for (unsigned i = 0; td_builtin_drivers[i]; i++)
-		td_registry_add(registry, td_builtin_drivers[i]);
-	for (unsigned i = 0; td_builtin_aliases[i].alias; i++)
-		td_registry_add_alias(registry, td_builtin_aliases[i].alias,
-				      td_builtin_aliases[i].name);
-}
-
 static int find_driver(struct suite *suite, const char *name, struct td_why *why)
 {
 	if (!strchr(name, '/') && !strstr(name, ".so")) {
@@ -287,9 +278,9 @@ int main(int argc, char **argv)
 	}
 	verdict = mmap(NULL, VERDICT_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 		       -1, 0);
-	if (verdict == MAP_FAILED || td_registry_new(run.plugins, &suite->registry))
+	if (verdict == MAP_FAILED || td_registry_new(run.plugins, &suite->registry) ||
+	    td_registry_add_all(suite->registry, td_builtin_drivers, td_builtin_aliases))
 		abort();
-	add_builtin(suite->registry);
 	if (find_driver(suite, argv[optind], &why)) {
 		fprintf(stderr, "blktap-driver-test: %s\n", why.text);
 		return 2;

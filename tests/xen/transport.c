@@ -103,8 +103,8 @@ static void bench_disk(struct bench *b, const struct setup *setup)
 	close(fd);
 	assert_int_equal(td_loop_new(&b->loop), 0);
 	assert_int_equal(td_registry_new(NULL, &b->registry), 0);
-	for (unsigned i = 0; td_builtin_drivers[i]; i++)
-		td_registry_add(b->registry, td_builtin_drivers[i]);
+	assert_int_equal(td_registry_add_all(b->registry, td_builtin_drivers,
+					     td_builtin_aliases), 0);
 	b->hook.begin = hook_begin;
 	b->hook.end = hook_end;
 	snprintf(spec, sizeof(spec), "aio:%s", b->path);
