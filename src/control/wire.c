@@ -200,9 +200,9 @@ static void deliver_lines(struct td_wire *wire)
 {
 	size_t at = 0;
 
-	while (may_deliver(wire)) {
+	while (at < wire->in_len && may_deliver(wire)) {
 		char *line = wire->in + at;
-		char *end = at < wire->in_len ? memchr(line, '\n', wire->in_len - at) : NULL;
+		char *end = memchr(line, '\n', wire->in_len - at);
 
 		if (!end)
 			break;
