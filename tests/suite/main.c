@@ -5,7 +5,6 @@
  * a leak found at exit is that behaviour's failure.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,46 +15,48 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/args.h"
 #include "base/log.h"
+#include "config.h"
 #include "drivers/builtin.h"
 #include "suite.h"
 
-static const char usage[] =
-"usage: blktap-driver-test [OPTION...] DRIVER.so|TYPE [SPEC...]\n"
-"Runs the image suite on a disk driver: a plug-in, or one that is built in.\n"
-"\n"
-"SPEC says how to name a disk of it: %f stands for a scratch file of zeroes (a\n"
-"new one each time), %s for the wanted size in bytes. Without SPEC the driver's\n"
-"create function makes the images.\n"
-"    blktap-driver-test ./stripe.so 'stripe:%f,and=%f'\n"
-"\n"
-"  -e, --engine NAME   io_uring or libaio\n"
-"  -a, --align BYTES   pretend that files demand this alignment\n"
-"  -s, --shuffle       let file operations overtake each other\n"
-"  -o, --overlay       create images over a raw backing file\n"
-"  -c, --cluster BYTES create images with clusters of this size\n"
-"  -x, --exact         images have exactly the size asked for\n"
-"  -f, --forgets       the driver keeps nothing across close\n"
-"  -S, --seed N        of what is random; printed otherwise\n"
-"  -n, --rounds N      steps of random sequences, 400\n"
-"  -d, --dir FOLDER    for scratch files: /dev/shm, else $TMPDIR or /tmp\n"
-"  -b, --behaviour B   only those whose name contains B\n"
-"  -p, --plugins DIR   look for plug-ins there\n"
-"  -1, --first         stops at the first that fails\n"
-"  -l, --list          lists the behaviours\n"
-"  -t, --timeout S     seconds for one behaviour, 120\n"
-"  -h, --help\n";
+struct options {
+	struct td_args_common common;
+	const char *engine, *align, *cluster, *seed, *rounds, *dir, *behaviour, *plugins,
+		*timeout;
+	bool shuffle, overlay, exact, forgets, first, list;
+};
 
-static const struct option options[] = {
-	{ "engine", 1, NULL, 'e' },  { "align", 1, NULL, 'a' },
-	{ "shuffle", 0, NULL, 's' }, { "overlay", 0, NULL, 'o' },
-	{ "exact", 0, NULL, 'x' },   { "forgets", 0, NULL, 'f' },
-	{ "seed", 1, NULL, 'S' },    { "rounds", 1, NULL, 'n' },
-	{ "dir", 1, NULL, 'd' },     { "behaviour", 1, NULL, 'b' },
-	{ "list", 0, NULL, 'l' },    { "timeout", 1, NULL, 't' },
-	{ "first", 0, NULL, '1' },   { "plugins", 1, NULL, 'p' },
-	{ "cluster", 1, NULL, 'c' },
-	{ "help", 0, NULL, 'h' },    { NULL },
+static const struct td_arg rows[] = {
+	{ "engine", 'e', "NAME", offsetof(struct options, engine), "io_uring or libaio" },
+	{ "align", 'a', "BYTES", offsetof(struct options, align),
+	  "pretend that files demand this alignment" },
+	{ "shuffle", 's', NULL, offsetof(struct options, shuffle),
+	  "let file operations overtake each other" },
+	{ "overlay", 'o', NULL, offsetof(struct options, overlay),
+	  "create images over a raw backing file" },
+	{ "cluster", 'c', "BYTES", offsetof(struct options, cluster),
+	  "create images with clusters of this size" },
+	{ "exact", 'x', NULL, offsetof(struct options, exact),
+	  "images have exactly the size asked for" },
+	{ "forgets", 'f', NULL, offsetof(struct options, forgets),
+	  "the driver keeps nothing across close" },
+	{ "seed", 'S', "N", offsetof(struct options, seed),
+	  "of what is random; printed otherwise" },
+	{ "rounds", 'n', "N", offsetof(struct options, rounds),
+	  "steps of random sequences, 400" },
+	{ "dir", 'd', "FOLDER", offsetof(struct options, dir),
+	  "for scratch files: /dev/shm, else $TMPDIR or /tmp" },
+	{ "behaviour", 'b', "B", offsetof(struct options, behaviour),
+	  "only those whose name contains B" },
+	{ "plugins", 'p', "DIR", offsetof(struct options, plugins),
+	  "look for plug-ins there" },
+	{ "first", '1', NULL, offsetof(struct options, first), "stop at the first that fails" },
+	{ "list", 'l', NULL, offsetof(struct options, list), "list the behaviours" },
+	{ "timeout", 't', "S", offsetof(struct options, timeout),
+	  "seconds for one behaviour, 120" },
+	TD_ARGS_COMMON(struct options),
 };
 
 /* Exit codes of a behaviour's process. */
@@ -233,62 +234,84 @@ static void run_spec(struct run *run, const char *spec)
 	run_all(run);
 }
 
-static int parse(struct run *run, int argc, char **argv)
+static int help(void)
 {
-	struct suite *suite = &run->suite;
-	int c;
+	puts("Usage: blktap-driver-test [OPTION]... DRIVER.so|TYPE [SPEC]...\n"
+	     "Runs the image suite on a disk driver: a plug-in, or one that is built in.\n\n"
+	     "SPEC says how to name a disk of it: %f stands for a scratch file of zeroes (a\n"
+	     "new one each time), %s for the wanted size in bytes. Without SPEC the driver's\n"
+	     "create function makes the images.\n"
+	     "    blktap-driver-test ./stripe.so 'stripe:%f,and=%f'\n");
+	td_args_help(rows);
+	return 0;
+}
 
-	while ((c = getopt_long(argc, argv, "e:a:soc:xfS:n:d:b:p:1lt:h", options, NULL)) != -1) {
-		switch (c) {
-		case 'e': suite->engine = optarg; break;
-		case 'a': suite->align = atoi(optarg); break;
-		case 's': suite->shuffle = true; break;
-		case 'o': suite->overlay = true; break;
-		case 'x': suite->exact = true; break;
-		case 'f': suite->forgets = true; break;
-		case 'S': suite->seed = strtoull(optarg, NULL, 0); break;
-		case 'n': suite->rounds = atoi(optarg); break;
-		case 'd': run->dir = optarg; break;
-		case 'b': run->only = optarg; break;
-		case 'p': run->plugins = optarg; break;
-		case '1': run->first = true; break;
-		case 'c': suite->cluster = atoi(optarg); break;
-		case 'l': exit(list_all());
-		case 't': run->timeout = atoi(optarg); break;
-		case 'h': fputs(usage, stdout); exit(0);
-		default:  return -1;
-		}
-	}
-	return optind < argc ? 0 : -1;
+static int usage(const char *text)
+{
+	fprintf(stderr, "blktap-driver-test: %s (see blktap-driver-test --help)\n", text);
+	return 2;
+}
+
+static uint64_t number(const char *text, uint64_t otherwise)
+{
+	return text ? strtoull(text, NULL, 0) : otherwise;
+}
+
+static void run_set(struct run *run, const struct options *options)
+{
+	*run = (struct run){
+		.suite = {
+			.engine = options->engine,
+			.align = number(options->align, 0),
+			.cluster = number(options->cluster, 0),
+			.shuffle = options->shuffle,
+			.overlay = options->overlay,
+			.exact = options->exact,
+			.forgets = options->forgets,
+			.seed = number(options->seed, td_now_us() % 1000000000),
+			.rounds = number(options->rounds, 400),
+		},
+		.dir = options->dir ? options->dir : scratch_folder(),
+		.only = options->behaviour,
+		.plugins = options->plugins,
+		.timeout = number(options->timeout, 120),
+		.first = options->first,
+	};
 }
 
 int main(int argc, char **argv)
 {
-	struct run run = {
-		.suite = { .seed = td_now_us() % 1000000000, .rounds = 400 },
-		.dir = scratch_folder(),
-		.timeout = 120,
-	};
-	struct suite *suite = &run.suite;
+	struct options options = { 0 };
 	struct td_why why = { "" };
+	struct suite *suite;
+	struct run run;
+	int count;
 
-	if (parse(&run, argc, argv)) {
-		fputs(usage, stderr);
-		return 2;
-	}
+	if (td_args_parse(rows, &options, argv, &count, &why))
+		return usage(why.text);
+	if (options.common.help)
+		return help();
+	if (options.common.version)
+		return puts("blktap-driver-test " BLKTAP_VERSION) < 0;
+	if (options.list)
+		return list_all();
+	if (!count)
+		return usage("which driver?");
+	run_set(&run, &options);
+	suite = &run.suite;
 	verdict = mmap(NULL, VERDICT_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 		       -1, 0);
 	if (verdict == MAP_FAILED || td_registry_new(run.plugins, &suite->registry) ||
 	    td_registry_add_all(suite->registry, td_builtin_drivers, td_builtin_aliases))
 		abort();
-	if (find_driver(suite, argv[optind], &why)) {
+	if (find_driver(suite, argv[1], &why)) {
 		fprintf(stderr, "blktap-driver-test: %s\n", why.text);
 		return 2;
 	}
 	need_engine(suite->engine);
-	if (++optind < argc)
-		for (; optind < argc; optind++)
-			run_spec(&run, argv[optind]);
+	if (count > 1)
+		for (int i = 2; i <= count; i++)
+			run_spec(&run, argv[i]);
 	else if (suite->driver->create)
 		run_spec(&run, NULL);
 	else {
