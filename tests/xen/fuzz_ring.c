@@ -3,7 +3,7 @@
  * Fuzz entry of the ring: the first byte chooses the layout, the rest is the
  * shared page and a page of segments, whatever they say. Aborts if something comes
  * out that is not within its bounds. Built with clang's libFuzzer:
- *     ninja -C build fuzz-xen-ring && build/tests/xen/fuzz-xen-ring
+ *     ninja -C build tests/xen/fuzz-xen-ring && build/tests/xen/fuzz-xen-ring
  */
 #include "fuzz_ring.h"
 
