@@ -144,6 +144,18 @@ interrupted-leaves-nothing() {
 	:
 }
 
+manuals() {
+	need python3
+	for tool in "$QCOW_CREATE" "$IMG2QCOW" "$QCOW2RAW"; do
+		name=$(basename "$tool")
+		must "$tool" --help
+		grep -oE '^  (-., |    )--[a-z-]+' out.txt | grep -oE -- '--.*' | sort >told
+		sed -n '/^.SH OPTIONS/,/^.SH EXIT/p' "$here/../../docs/man/$name.1" |
+			sed 's/\\-/-/g' | grep -oE -- '--[a-z-]+' | sort >written
+		cmp told written || fail "$name: --help and manual differ: $(diff told written)"
+	done
+}
+
 devices() {
 	[ "$(id -u)" = 0 ] || skip "not root: no loop devices"
 	need losetup

@@ -124,7 +124,8 @@ static void check_table(struct walk *walk, uint64_t offset, const be64 *entry, u
 
 		if (!value)
 			continue;
-		walk->check->allocated++;
+		if (offset < walk->qcow->layout.size) /* the last table may go on */
+			walk->check->allocated++;
 		if (value & QCOW_PACKED)
 			check_packed(walk, offset, value);
 		else
