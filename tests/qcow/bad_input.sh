@@ -169,6 +169,15 @@ tables() {
 		[ $? = 3 ] || fail "L1 $value: $(cat out.txt err.txt)"
 		grep -q 'unreadable: 2097152' out.txt || fail "L1 $value: $(cat out.txt)"
 	done
+	# a cluster, and a table, in the L1 table
+	must $make bad.qcow raw xen=16be set=8192:0000000000001000
+	timeout 20 "$QCOW_CHECK" bad.qcow >out.txt 2>err.txt
+	[ $? = 3 ] || fail "a cluster in L1: $(cat out.txt)"
+	grep -q 'unreadable: 65536' out.txt || fail "a cluster in L1 is read: $(cat out.txt)"
+	must $make bad.qcow raw xen=16be set=4096:0000000000001000
+	timeout 20 "$QCOW_CHECK" bad.qcow >out.txt 2>err.txt
+	[ $? = 3 ] || fail "a table in L1: $(cat out.txt)"
+	grep -q 'unreadable: 2097152' out.txt || fail "a table in L1 is read: $(cat out.txt)"
 	# two owners of one cluster
 	must $make bad.qcow raw set=$((l2 + 8)):0000000000002000
 	timeout 20 "$QCOW_CHECK" bad.qcow >out.txt 2>err.txt
