@@ -33,6 +33,7 @@ static void *sim_map(struct guest *guest, const uint32_t *grefs, unsigned count,
 	uint8_t *at;
 
 	sim->maps++;
+	sim->writable_maps += writable;
 	for (unsigned i = 0; i < count; i++) {
 		if (!granted(sim, grefs[i])) {
 			errno = EINVAL;

@@ -20,7 +20,7 @@ struct sim {
 	uint8_t *pages;           /* all of the guest's memory */
 	uint8_t bad[SIM_PAGES];   /* grants that are refused */
 	unsigned mapped;          /* pages mapped now */
-	unsigned maps, copies, copy_calls, notified;
+	unsigned maps, writable_maps, copies, copy_calls, notified;
 	unsigned freed;
 };
 

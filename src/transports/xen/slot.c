@@ -152,7 +152,7 @@ bool slots_answer(struct td_xen *xen)
 		ring_answer(&xen->ring, slot->head.id, slot->head.code, slot->status);
 		slot_release(slot);
 	}
-	if (!xen->stats.broken && ring_push(&xen->ring)) {
+	if (ring_push(&xen->ring)) {
 		xen->stats.notified++;
 		xen->guest->ops->notify(xen->guest);
 	}
