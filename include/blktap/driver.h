@@ -126,7 +126,8 @@ void td_end(struct td_req *req, int err);
 /*
  * Hands req to the image below, at the same offset. What lies past that image's
  * end, and everything where there is no image below, reads as zeroes. READ and
- * EXTENTS only: an image below is never written.
+ * EXTENTS only: an image below is never written. A child comes back to its step
+ * with image, offset, len and iov as they were.
  */
 void td_pass(struct td_req *req);
 
@@ -146,7 +147,8 @@ void td_io(struct td_req *req, struct td_file *file, uint64_t at);
  * with a step is given back to the driver by that call: there it is aimed again
  * and sent on, or ended with td_end(kid, 0), which keeps its err.
  *
- * Never take children of a child: they come from one reserve per image.
+ * Never take children of a child of your own: they come from one reserve per
+ * image. Who asks while others wait in td_wait() gets none, and waits behind them.
  */
 struct td_req *td_child(struct td_req *parent);
 
@@ -158,7 +160,11 @@ void td_slice(struct td_req *kid, uint64_t pos, uint64_t len);
  * buf may be NULL for operations that carry no data. */
 void td_buffer(struct td_req *kid, enum td_op op, void *buf, uint64_t len);
 
-/* Parks req (a parent) until children are free, then calls again(req). */
+/*
+ * Parks req, one that submit() was given, and calls again(req) when a child of
+ * this image has ended; at once, from the loop, if there is none. It may find too
+ * few and wait again. Children that req has already must be able to end meanwhile.
+ */
 void td_wait(struct td_req *req, td_step *again);
 
 /* The driver's own req_size bytes in req; zeroed when submit() gets it, and

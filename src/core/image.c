@@ -70,11 +70,13 @@ static int check_opened(struct image_core *core, struct td_why *why)
 			       core->target, img->block_size);
 	if (!(img->can & TD_CAN_WRITE))
 		img->read_only = true;
-	if (!img->size || !is_aligned(img->size, img->block_size) ||
+	if (!img->size)
+		return td_fail(why, -EINVAL, "%s: its size is 0", core->target);
+	if (!is_aligned(img->size, img->block_size) ||
 	    img->size > INT64_MAX)
 		return td_fail(why, -EINVAL,
 			       "%s: its size of %llu bytes is no multiple of its sector "
-			       "size %u, or is 0", core->target,
+			       "size %u", core->target,
 			       (unsigned long long)img->size, img->block_size);
 	return 0;
 }

@@ -6,6 +6,8 @@
  * This is the one place that names every part.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -209,6 +211,17 @@ static int run(struct tapdisk *tapdisk, const struct options *options)
 	return err ? err : closed;
 }
 
+static int fd_parse(const char *text, int *out)
+{
+	char *end;
+	long fd = strtol(text, &end, 10);
+
+	if (end == text || *end || fd < 0 || fd > INT_MAX || fcntl(fd, F_GETFD) < 0)
+		return -EBADF;
+	*out = fd;
+	return 0;
+}
+
 static int usage(const char *text)
 {
 	fprintf(stderr, "tapdisk: %s (see tapdisk --help)\n", text);
@@ -238,10 +251,10 @@ int main(int argc, char **argv)
 		err = usage("it takes options only");
 	} else if (!options.disk) {
 		err = usage("--disk is missing");
+	} else if (options.ready_fd && fd_parse(options.ready_fd, &tapdisk.ready_fd)) {
+		err = usage("--ready-fd: no descriptor that is open");
 	} else {
 		td_log_level(options.verbose ? LOG_DEBUG : LOG_INFO);
-		if (options.ready_fd)
-			tapdisk.ready_fd = atoi(options.ready_fd);
 		err = run(&tapdisk, &options) ? 1 : 0;
 	}
 	td_registry_free(tapdisk.registry);
