@@ -23,6 +23,7 @@ struct td_rw {
 	int fd;
 	bool write;
 	bool dsync;              /* durable when done (RWF_DSYNC) */
+	bool in_memory;          /* the file is, on a tmpfs: no call waits */
 	const struct iovec *iov; /* stays until done */
 	unsigned iov_count;
 	uint64_t offset;

@@ -26,6 +26,8 @@ struct td_engine {
 	struct td_loop *loop;
 	struct td_flush_hook hook;
 	struct list waiting; /* td_rw, oldest first */
+	struct list at_once; /* those on files in memory */
+	bool named;          /* asked for: does those too */
 	struct td_timer retry;
 };
 

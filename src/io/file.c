@@ -441,6 +441,7 @@ static void op_start(struct td_fileop *op)
 		.fd = op->file->fd,
 		.write = op->op == TD_WRITE,
 		.dsync = op->op == TD_WRITE && op->flags & TD_FUA,
+		.in_memory = op->file->in_memory,
 		.iov = op->iov,
 		.iov_count = op->iov_count,
 		.offset = op->offset,

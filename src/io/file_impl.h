@@ -18,6 +18,7 @@ struct td_file {
 	unsigned flags;       /* enum td_file_flag */
 	bool device;          /* block device */
 	bool can_discard;
+	bool in_memory;       /* on a tmpfs */
 	uint32_t mem_align;   /* of memory, for a transfer without a copy */
 	uint32_t align;       /* of offsets and lengths */
 	_Atomic uint64_t size;

@@ -256,6 +256,7 @@ static int file_setup(struct td_file *file, const char *path, unsigned flags,
 	err = find_size(file, &st, why);
 	if (err)
 		return err;
+	file->in_memory = !file->device && lives_in_memory(file->fd);
 	find_align(file, direct, files->force_align);
 	find_discard(file, &st);
 	return 0;

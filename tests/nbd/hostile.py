@@ -252,7 +252,7 @@ def idle_memory_goes_back():
             peer.read(at, 32 * MiB)
         if disk.sanitized():
             return
-        assert disk.memory() > fresh + 16 * MiB
+        assert disk.memory("VmHWM") > fresh + 16 * MiB
         wait_for("an idle connection gives its buffers back",
                  lambda: disk.memory() < 8 * MiB, 6)
         assert peer.read(0, 512) == bytes(512)
