@@ -219,7 +219,7 @@ unsigned td_cgroups_command(struct td_cgroups *groups, const char *disk, char **
 		return 0;
 	for (; n < ARRAY_SIZE(command); n++)
 		words[n] = strdup(command[n]);
-	if (asprintf(&words[n], "--unit=blktap-%s", disk) < 0)
+	if (asprintf(&words[n], "--unit=blktap-%s.scope", disk) < 0)
 		words[n] = NULL;
 	words[n + 1] = strdup("--");
 	return n + 2;
