@@ -185,8 +185,21 @@ class Daemon:
                 pass  # it hung up on what it will not read
         return [json.loads(line) for line in data.splitlines()]
 
+    def tapdisks(self):
+        """Every tapdisk of this daemon that runs, known or not."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    words = f.read().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if words[0] == TAPDISK.encode() and self.folder.encode() in b" ".join(words):
+                found.append(int(pid))
+        return found
+
     def left_over(self):
-        left = [f"process {pid}" for pid in self.pids if alive(pid)]
+        left = [f"process {pid}" for pid in self.tapdisks() if alive(pid)]
         if os.path.exists(self.run_dir):
             left += [os.path.join(at, f) for at, _, files in os.walk(self.run_dir) for f in files]
             left.append(self.run_dir)
@@ -199,8 +212,12 @@ class Daemon:
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        for pid in filter(alive, self.pids):
+        for pid in filter(alive, self.tapdisks()):
             os.kill(pid, signal.SIGKILL)
+            wait_for("its end", lambda: not alive(pid))
+        if self.cgroup.startswith("/") and os.path.exists(self.cgroup):
+            for group, _, _ in os.walk(self.cgroup, topdown=False):
+                os.rmdir(group)
 
 
 @contextlib.contextmanager
