@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What the file layer promises, on both engines: writes of parts of blocks, more
- * of them than there are buffers, transfers that the kernel cuts short, files
- * that end within a block or change while they are open.
+ * Files that change while they are open, end early, grow or are full, on both
+ * engines; more work than there are buffers; an engine that the kernel refuses.
+ * What holds for any transfer is in transfers.c.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -170,22 +170,6 @@ static uint64_t size_on_disk(void)
 
 /* ---- what must hold -------------------------------------------------------------- */
 
-/* Sixteen writers of each block, each of its own part. */
-static void writes_of_parts_of_a_block_all_stay(void)
-{
-	unsigned order[OPS];
-
-	file_make(64 * KiB);
-	file_open(TD_FILE_WRITE, 4096);
-	for (unsigned i = 0; i < OPS; i++)
-		order[i] = (i * 37) % OPS;
-	for (unsigned i = 0; i < OPS; i++)
-		op_start(TD_WRITE, order[i] * 256, 256, i % 3, order[i] & 0x7f);
-	assert_int_equal(ops_wait(), 0);
-	for (unsigned i = 0; i < OPS; i++)
-		expect_bytes(i * 256, 256, i & 0x7f);
-}
-
 /* A discard and zeroing of parts of blocks beside writes of the other parts. */
 static void parts_zeroed_beside_parts_written(void)
 {
@@ -253,36 +237,6 @@ static void a_file_cut_short_is_an_error_not_stale_bytes(void)
 	assert_int_equal(op_do(TD_READ, 0, MiB - 4, 1, 'x'), -EIO);
 	assert_int_equal(op_do(TD_READ, 768 * KiB, 4096, 0, 'x'), -EIO);
 	assert_int_equal(op_do(TD_READ, 0, 512 * KiB, 0, 'x'), 0);
-}
-
-static void past_the_end_are_zeroes_where_that_was_asked_for(void)
-{
-	const char *got;
-
-	file_make(10000);
-	file_open(TD_FILE_ZERO_TAIL, 0);
-	assert_int_equal(op_do(TD_READ, 8192, 8192, 0, 'x'), 0);
-	got = rig.ops[0].iov.iov_base;
-	for (int i = 0; i < 8192; i++)
-		assert_int_equal(got[i], i < 10000 - 8192 ? 'o' : 0);
-	assert_int_equal(op_do(TD_READ, 9000, 3000, 1, 'x'), 0);
-	got = rig.ops[1].iov.iov_base;
-	for (int i = 0; i < 3000; i++)
-		assert_int_equal(got[i], i < 1000 ? 'o' : 0);
-	assert_int_equal(op_do(TD_READ, MiB, 4096, 0, 'x'), 0);
-}
-
-static void a_write_to_the_last_bytes_leaves_the_length(void)
-{
-	file_make(10000);
-	file_open(TD_FILE_WRITE, 4096);
-	assert_int_equal(op_do(TD_WRITE, 9990, 10, 0, 'w'), 0);
-	assert_int_equal(op_do(TD_WRITE, 8192, 10, 1, 'v'), 0);
-	assert_int_equal(size_on_disk(), 10000);
-	expect_bytes(8000, 192, 'o');
-	expect_bytes(8192, 10, 'v');
-	expect_bytes(8202, 9990 - 8202, 'o');
-	expect_bytes(9990, 10, 'w');
 }
 
 static unsigned open_files(void)
@@ -457,13 +411,10 @@ static void an_engine_nobody_knows_is_refused_by_name(void **state)
 	ON("io_uring", promise##_uring, promise) \
 	ON("libaio", promise##_aio, promise)
 
-PROMISE(writes_of_parts_of_a_block_all_stay)
 PROMISE(parts_zeroed_beside_parts_written)
 PROMISE(more_unaligned_transfers_than_buffers)
 PROMISE(what_a_short_write_left_is_tried_and_its_error_told)
 PROMISE(a_file_cut_short_is_an_error_not_stale_bytes)
-PROMISE(past_the_end_are_zeroes_where_that_was_asked_for)
-PROMISE(a_write_to_the_last_bytes_leaves_the_length)
 PROMISE(a_file_that_many_lengthen_at_once_has_the_last_length)
 PROMISE(extents_tell_holes)
 PROMISE(a_file_too_short_to_tell_is_taken_as_4096)
@@ -483,13 +434,10 @@ int main(int argc, char **argv)
 #endif
 #define BOTH(promise) URING(promise) AIO(promise)
 	const struct CMUnitTest tests[] = {
-		BOTH(writes_of_parts_of_a_block_all_stay)
 		BOTH(parts_zeroed_beside_parts_written)
 		BOTH(more_unaligned_transfers_than_buffers)
 		BOTH(what_a_short_write_left_is_tried_and_its_error_told)
 		BOTH(a_file_cut_short_is_an_error_not_stale_bytes)
-		BOTH(past_the_end_are_zeroes_where_that_was_asked_for)
-		BOTH(a_write_to_the_last_bytes_leaves_the_length)
 		BOTH(a_file_that_many_lengthen_at_once_has_the_last_length)
 		BOTH(extents_tell_holes)
 		BOTH(a_file_too_short_to_tell_is_taken_as_4096)
