@@ -33,7 +33,7 @@ struct td_loop {
 	int ready_count, ready_at;
 
 	struct list timers;   /* soonest first */
-	struct list flush_hooks;
+	struct list flush_hooks, waiters;
 	struct td_defer *defer_first, **defer_last;
 	bool more;            /* to send, before one may wait */
 
@@ -175,6 +175,7 @@ int td_loop_new(struct td_loop **out)
 		return -ENOMEM;
 	list_init(&loop->timers);
 	list_init(&loop->flush_hooks);
+	list_init(&loop->waiters);
 	loop->defer_last = &loop->defer_first;
 	loop->todo_last = &loop->todo_first;
 	loop->done_last = &loop->done_first;
@@ -293,12 +294,25 @@ static bool send_gathered(struct td_loop *loop)
 	return busy;
 }
 
-static void wait_and_serve(struct td_loop *loop, int timeout_ms)
+/* Who is to wait, if anybody is busy; *count of them are. */
+static struct td_waiter *waiter_find(struct td_loop *loop, unsigned *count)
 {
-	int count;
+	struct td_waiter *busy = NULL;
 
-	count = epoll_wait(loop->epoll_fd, loop->ready, EVENTS_PER_TURN,
-			   wait_ms(loop, timeout_ms));
+	*count = 0;
+	LIST_FOR (struct td_waiter, waiter, &loop->waiters, link) {
+		if (!waiter->busy(waiter))
+			continue;
+		busy = waiter;
+		++*count;
+	}
+	return busy;
+}
+
+static void watches_run(struct td_loop *loop, int timeout_ms)
+{
+	int count = epoll_wait(loop->epoll_fd, loop->ready, EVENTS_PER_TURN, timeout_ms);
+
 	loop->ready_count = count > 0 ? count : 0;
 	for (loop->ready_at = 0; loop->ready_at < loop->ready_count; loop->ready_at++) {
 		struct epoll_event *event = &loop->ready[loop->ready_at];
@@ -308,6 +322,19 @@ static void wait_and_serve(struct td_loop *loop, int timeout_ms)
 			watch->ready(watch, event->events);
 	}
 	loop->ready_count = 0;
+}
+
+static void wait_and_serve(struct td_loop *loop, int timeout_ms)
+{
+	int ms = wait_ms(loop, timeout_ms);
+	struct td_waiter *waiter;
+	unsigned busy;
+
+	waiter = waiter_find(loop, &busy);
+	if (!waiter)
+		watches_run(loop, ms);
+	else if (waiter->wait(waiter, loop->epoll_fd, busy > 1 && ms ? 1 : ms))
+		watches_run(loop, 0);
 	timers_run(loop);
 }
 
@@ -415,4 +442,14 @@ void td_loop_add_flush(struct td_loop *loop, struct td_flush_hook *hook)
 void td_loop_del_flush(struct td_flush_hook *hook)
 {
 	list_del(&hook->link);
+}
+
+void td_loop_add_waiter(struct td_loop *loop, struct td_waiter *waiter)
+{
+	list_add(&loop->waiters, &waiter->link);
+}
+
+void td_loop_del_waiter(struct td_waiter *waiter)
+{
+	list_del(&waiter->link);
 }

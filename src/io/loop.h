@@ -71,6 +71,20 @@ struct td_flush_hook {
 void td_loop_add_flush(struct td_loop *loop, struct td_flush_hook *hook);
 void td_loop_del_flush(struct td_flush_hook *hook);
 
+/*
+ * An I/O engine that has transfers in the kernel waits there for them, and for
+ * the loop's watches at the same time. wait() returns when something has been
+ * completed, when fd has become readable (then true), or after timeout_ms (-1:
+ * never). Of several that are busy one waits, for a millisecond at most.
+ */
+struct td_waiter {
+	bool (*busy)(struct td_waiter *waiter);
+	bool (*wait)(struct td_waiter *waiter, int fd, int timeout_ms);
+	struct list link;
+};
+void td_loop_add_waiter(struct td_loop *loop, struct td_waiter *waiter);
+void td_loop_del_waiter(struct td_waiter *waiter);
+
 void td_loop_work(struct td_loop *loop, struct td_work *work);
 /* Work that was started and whose done() has not been called yet. */
 unsigned td_loop_working(const struct td_loop *loop);

@@ -3,38 +3,28 @@
  * The io_uring engine. With DEFER_TASKRUN completions are posted only while this
  * thread asks for them, so that they never interrupt it.
  *
- * An eventfd tells the loop that there are some; polling the ring itself does
- * not see those that worker threads of the kernel leave behind (Linux 6.18). It
- * is switched on only while the loop is about to wait: what completes at once,
- * from the page cache or tmpfs, costs no wake-up. It is edge-triggered and never
- * read.
- *
- * The kernel may lose its signal: one that falls into the middle of another
- * eventfd's signal is put off, and 6.18 puts off only the first of them (seen as
- * 32 transfers that had ended and were never told of). So while there are
- * transfers in flight the loop has a look every few milliseconds.
+ * While there are transfers in the kernel, the loop waits in the ring: for them,
+ * and with a poll request for its own watches. What completes at once, from the
+ * page cache or tmpfs, costs no wait at all. (Neither polling the ring from
+ * outside nor its eventfd will do: Linux 6.18 was seen to lose wake-ups of both.)
  */
 #include <errno.h>
 #include <liburing.h>
-#include <stdatomic.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "io/engine_impl.h"
 
 #define REAP_BATCH 64
-#define LOOK_MS 10
 
 struct uring {
 	struct td_engine base;
 	struct io_uring ring;
-	struct td_watch watch; /* the eventfd */
-	struct td_timer look;  /* its signal may have been lost */
+	struct td_waiter waiter;
 	unsigned depth, in_flight;
-	unsigned prepared;  /* entries the kernel has not been told of */
+	bool polling;       /* for the loop's watches; completes with data NULL */
+	bool polled;        /* ... and did */
 	bool defers;        /* DEFER_TASKRUN: completions wait to be asked for */
 };
 
@@ -48,7 +38,7 @@ static int ring_open(struct uring *uring)
 {
 	static const unsigned flags[] = {
 		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
-			IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+			IORING_SETUP_COOP_TASKRUN,
 		IORING_SETUP_COOP_TASKRUN,
 		0,
 	};
@@ -57,7 +47,8 @@ static int ring_open(struct uring *uring)
 	for (size_t i = 0; i < ARRAY_SIZE(flags) && err == -EINVAL; i++) {
 		struct io_uring_params params = { .flags = flags[i] };
 
-		err = io_uring_queue_init_params(uring->depth, &uring->ring, &params);
+		/* one more, for the poll */
+		err = io_uring_queue_init_params(uring->depth + 1, &uring->ring, &params);
 		uring->defers = flags[i] & IORING_SETUP_DEFER_TASKRUN;
 	}
 	return err;
@@ -80,7 +71,6 @@ static void rw_prepare(struct uring *uring, struct td_rw *rw)
 		io_uring_prep_readv(sqe, rw->fd, rw->iov, rw->iov_count, rw->offset);
 	sqe->rw_flags = flags;
 	io_uring_sqe_set_data(sqe, rw);
-	uring->prepared++;
 	uring->in_flight++;
 }
 
@@ -91,13 +81,11 @@ static bool ring_submit(struct uring *uring)
 {
 	int count;
 
-	if (!uring->prepared)
+	if (!io_uring_sq_ready(&uring->ring))
 		return false;
 	count = uring->defers ? io_uring_submit_and_get_events(&uring->ring)
 			      : io_uring_submit(&uring->ring);
-	if (count > 0)
-		uring->prepared -= count;
-	if (uring->prepared)
+	if (io_uring_sq_ready(&uring->ring))
 		td_engine_retry(&uring->base);
 	return count > 0;
 }
@@ -107,40 +95,24 @@ static bool ring_reap(struct uring *uring)
 	struct io_uring_cqe *cqes[REAP_BATCH];
 	struct td_rw *rws[REAP_BATCH];
 	unsigned count = io_uring_peek_batch_cqe(&uring->ring, cqes, REAP_BATCH);
+	unsigned ended = 0;
 
 	for (unsigned i = 0; i < count; i++) {
-		rws[i] = io_uring_cqe_get_data(cqes[i]);
-		rws[i]->res = cqes[i]->res;
+		struct td_rw *rw = io_uring_cqe_get_data(cqes[i]);
+
+		if (rw) {
+			rw->res = cqes[i]->res;
+			rws[ended++] = rw;
+		} else {
+			uring->polling = false;
+			uring->polled = true;
+		}
 	}
 	io_uring_cq_advance(&uring->ring, count);
-	uring->in_flight -= count;
-	for (unsigned i = 0; i < count; i++)
+	uring->in_flight -= ended;
+	for (unsigned i = 0; i < ended; i++)
 		rws[i]->done(rws[i], rws[i]->res);
-	return count;
-}
-
-static bool completions_wait(struct uring *uring)
-{
-	return io_uring_cq_ready(&uring->ring) ||
-	       (uring->defers &&
-		IO_URING_READ_ONCE(*uring->ring.sq.kflags) & IORING_SQ_TASKRUN);
-}
-
-/* Nothing to do: have the eventfd wake us. What came before that is seen here. */
-static bool uring_arm(struct uring *uring)
-{
-	io_uring_cq_eventfd_toggle(&uring->ring, true);
-	atomic_thread_fence(memory_order_seq_cst);
-	if (!completions_wait(uring))
-		return false;
-	if (uring->defers)
-		io_uring_get_events(&uring->ring);
-	return ring_reap(uring);
-}
-
-/* What the turn flushes next finds what there is. */
-static void look_fired(struct td_timer *timer)
-{
+	return ended;
 }
 
 static bool uring_flush(struct td_engine *engine)
@@ -149,40 +121,61 @@ static bool uring_flush(struct td_engine *engine)
 	struct list *link;
 	bool busy;
 
-	io_uring_cq_eventfd_toggle(&uring->ring, false);
 	while (uring->in_flight < uring->depth && (link = list_pop(&engine->waiting)))
 		rw_prepare(uring, list_item(link, struct td_rw, link));
 	busy = ring_submit(uring);
-	if (uring->in_flight && !uring->look.armed)
-		td_timer_arm(engine->loop, &uring->look, LOOK_MS);
-	return ring_reap(uring) || busy || (uring->in_flight && uring_arm(uring));
+	return ring_reap(uring) || busy;
 }
 
-static void uring_ready(struct td_watch *watch, uint32_t events)
-{
-	struct uring *uring = container_of(watch, struct uring, watch);
+/* ---- waiting --------------------------------------------------------------- */
 
-	if (uring->defers)
-		io_uring_get_events(&uring->ring);
+static bool uring_busy(struct td_waiter *waiter)
+{
+	return container_of(waiter, struct uring, waiter)->in_flight;
+}
+
+/* One-shot: when it is armed again it sees what has not been read yet. */
+static void poll_prepare(struct uring *uring, int fd)
+{
+	struct io_uring_sqe *sqe;
+
+	if (uring->polling || !(sqe = io_uring_get_sqe(&uring->ring)))
+		return;
+	io_uring_prep_poll_add(sqe, fd, POLLIN);
+	io_uring_sqe_set_data(sqe, NULL);
+	uring->polling = true;
+}
+
+static bool uring_wait(struct td_waiter *waiter, int fd, int timeout_ms)
+{
+	struct uring *uring = container_of(waiter, struct uring, waiter);
+	struct __kernel_timespec limit = {
+		.tv_sec = timeout_ms / 1000,
+		.tv_nsec = timeout_ms % 1000 * 1000000ll,
+	};
+	struct io_uring_cqe *cqe;
+
+	uring->polled = false;
+	poll_prepare(uring, fd);
+	/* without a poll, watches are looked at again after a moment */
+	if (!uring->polling && timeout_ms)
+		limit = (struct __kernel_timespec){ .tv_nsec = 1000000 };
+	io_uring_submit_and_wait_timeout(&uring->ring, &cqe, 1,
+					 timeout_ms < 0 && uring->polling ? NULL : &limit,
+					 NULL);
 	ring_reap(uring);
+	return uring->polled || !uring->polling;
 }
 
-static void uring_free(struct uring *uring)
-{
-	if (uring->ring.ring_fd > 0)
-		io_uring_queue_exit(&uring->ring);
-	if (uring->watch.fd >= 0)
-		close(uring->watch.fd);
-	free(uring);
-}
+/* ---- open and close -------------------------------------------------------- */
 
 static void uring_close(struct td_engine *engine)
 {
 	struct uring *uring = uring_of(engine);
 
-	td_timer_cancel(&uring->look);
-	td_watch_stop(engine->loop, &uring->watch);
-	uring_free(uring);
+	td_loop_del_waiter(&uring->waiter);
+	io_uring_queue_exit(&uring->ring);
+	free(uring);
 }
 
 static int uring_open(struct td_loop *loop, unsigned depth,
@@ -194,20 +187,14 @@ static int uring_open(struct td_loop *loop, unsigned depth,
 	if (!uring)
 		return -ENOMEM;
 	uring->depth = depth;
-	uring->watch.ready = uring_ready;
-	uring->look.fired = look_fired;
-	uring->watch.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	err = uring->watch.fd < 0 ? -errno : ring_open(uring);
-	if (!err)
-		err = io_uring_register_eventfd(&uring->ring, uring->watch.fd);
-	if (!err)
-		err = td_watch_start(loop, &uring->watch, uring->watch.fd,
-				     EPOLLIN | EPOLLET);
+	uring->waiter.busy = uring_busy;
+	uring->waiter.wait = uring_wait;
+	err = ring_open(uring);
 	if (err) {
-		td_fail(why, err, "io_uring: %s", strerror(-err));
-		uring_free(uring);
-		return err;
+		free(uring);
+		return td_fail(why, err, "io_uring: %s", strerror(-err));
 	}
+	td_loop_add_waiter(loop, &uring->waiter);
 	*out = &uring->base;
 	return 0;
 }
