@@ -28,6 +28,9 @@
 #define LOCK_FORBIDS 200 /* + bit: the holder lets nobody else do this */
 enum lock_bit { BIT_READ = 0, BIT_WRITE = 1, BIT_RESIZE = 3, BIT_COUNT = 5 };
 
+#define LOCK_TRIES 10
+#define LOCK_TRY_US 20000
+
 #define DEFAULT_ALIGN 4096
 #define LEAST_ALIGN 512
 
@@ -49,9 +52,16 @@ static bool lock_is_held(int fd, off_t byte)
 	return !fcntl(fd, F_OFD_GETLK, &lock) && lock.l_type != F_UNLCK;
 }
 
+static void file_unlock(int fd)
+{
+	struct flock all = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+
+	fcntl(fd, F_OFD_SETLK, &all);
+}
+
 /* Takes all bytes first and looks for conflicts then, so that of two who come
  * at once at least one sees the other. */
-static int file_lock(int fd, unsigned flags)
+static int try_lock(int fd, unsigned flags)
 {
 	unsigned does = 1 << BIT_READ, forbids = 1 << BIT_RESIZE;
 	int err = 0;
@@ -76,6 +86,20 @@ static int file_lock(int fd, unsigned flags)
 			err = -EBUSY;
 	}
 	return err == -EAGAIN || err == -EACCES ? -EBUSY : err;
+}
+
+/* The kernel lets go of the files of a process that was killed with I/O in flight
+ * a moment after the process has gone. */
+static int file_lock(int fd, unsigned flags)
+{
+	int err = try_lock(fd, flags);
+
+	for (int tries = 0; err == -EBUSY && tries < LOCK_TRIES; tries++) {
+		file_unlock(fd);
+		usleep(LOCK_TRY_US);
+		err = try_lock(fd, flags);
+	}
+	return err;
 }
 
 /* ---- alignment --------------------------------------------------------- */
@@ -293,8 +317,12 @@ void td_file_close(struct td_file *file)
 		return;
 	if (file->tail_fd >= 0)
 		close(file->tail_fd);
-	if (file->fd >= 0)
+	if (file->fd >= 0) {
+		/* not left to close(): the kernel may hold the file of a request
+		 * that has ended for a moment longer */
+		file_unlock(file->fd);
 		close(file->fd);
+	}
 	free(file->path);
 	free(file);
 }
