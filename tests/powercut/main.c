@@ -59,6 +59,18 @@ void fail(const char *fmt, ...)
 	_exit(1);
 }
 
+void skip(const char *fmt, ...)
+{
+	va_list args;
+
+	printf("skipped: ");
+	va_start(args, fmt);
+	vprintf(fmt, args);
+	va_end(args);
+	printf("\n");
+	exit(77);
+}
+
 /* ---- the workload -------------------------------------------------------------- */
 
 static enum td_op op_pick(struct rig *rig, struct rnd *rnd)
@@ -450,6 +462,7 @@ static const char usage[] =
 "  -r, --per-run N     states of one run, 250\n"
 "  -w, --steps N       requests of a run, 60\n"
 "  -o, --overlay       images over a raw backing file\n"
+"  -z, --packed        images come from qemu-img, with compressed clusters\n"
 "  -c, --cluster BYTES create images with clusters of this size\n"
 "  -a, --align BYTES   pretend that files demand this alignment\n"
 "  -e, --engine NAME   io_uring or libaio\n"
@@ -458,6 +471,7 @@ static const char usage[] =
 static const struct option options[] = {
 	{ "states", 1, NULL, 'n' }, { "seconds", 1, NULL, 'T' }, { "per-run", 1, NULL, 'r' },
 	{ "steps", 1, NULL, 'w' }, { "overlay", 0, NULL, 'o' }, { "align", 1, NULL, 'a' },
+	{ "packed", 0, NULL, 'z' },
 	{ "cluster", 1, NULL, 'c' },
 	{ "engine", 1, NULL, 'e' }, { "seed", 1, NULL, 'S' }, { NULL },
 };
@@ -466,13 +480,14 @@ static int parse(struct explorer *ex, int argc, char **argv)
 {
 	int c;
 
-	while ((c = getopt_long(argc, argv, "n:T:r:w:oa:c:e:S:", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, "n:T:r:w:oza:c:e:S:", options, NULL)) != -1) {
 		switch (c) {
 		case 'n': ex->states = atoi(optarg); break;
 		case 'T': ex->seconds = atoi(optarg); break;
 		case 'r': ex->per_run = atoi(optarg); break;
 		case 'w': ex->steps = atoi(optarg); break;
 		case 'o': ex->suite.overlay = true; break;
+		case 'z': ex->suite.packed = true; break;
 		case 'a': ex->suite.align = atoi(optarg); break;
 		case 'c': ex->suite.cluster = atoi(optarg); break;
 		case 'e': ex->suite.engine = optarg; break;

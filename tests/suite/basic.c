@@ -15,7 +15,7 @@ static uint64_t fitting(const struct suite *suite, uint64_t size)
 		size = max_u64(size, MiB);
 	if (suite->forgets)
 		size = min_u64(size, 64 * MiB);
-	if (suite->overlay)
+	if (suite->overlay || suite->packed)
 		size = min_u64(size, 6 * MiB);
 	return size;
 }

@@ -285,7 +285,7 @@ static void every_fault(struct suite *suite, bool on)
 	while (run_with_fault(suite, n, on)) {
 		require(count_files() == files,
 			"with operation %llu failing a descriptor leaks", (unsigned long long)n);
-		n += 1 + (n > 60 ? n / 30 : 0);
+		n += 1 + (n > 60 ? n / 30 : 0) + (suite->packed ? n / 6 : 0); /* slow to make */
 	}
 	require(n > 1, "the hook has seen no operation on a file");
 	require(count_threads() == threads, "a thread is left behind");

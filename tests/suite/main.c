@@ -25,7 +25,7 @@ struct options {
 	struct td_args_common common;
 	const char *engine, *align, *cluster, *seed, *rounds, *dir, *behaviour, *plugins,
 		*timeout;
-	bool shuffle, overlay, exact, forgets, first, list;
+	bool shuffle, overlay, packed, exact, forgets, first, list;
 };
 
 static const struct td_arg rows[] = {
@@ -38,6 +38,8 @@ static const struct td_arg rows[] = {
 	  "create images over a raw backing file" },
 	{ "cluster", 'c', "BYTES", offsetof(struct options, cluster),
 	  "create images with clusters of this size" },
+	{ "packed", 'z', NULL, offsetof(struct options, packed),
+	  "images come from qemu-img, with compressed clusters" },
 	{ "exact", 'x', NULL, offsetof(struct options, exact),
 	  "images have exactly the size asked for" },
 	{ "forgets", 'f', NULL, offsetof(struct options, forgets),
@@ -266,6 +268,7 @@ static void run_set(struct run *run, const struct options *options)
 			.cluster = number(options->cluster, 0),
 			.shuffle = options->shuffle,
 			.overlay = options->overlay,
+			.packed = options->packed,
 			.exact = options->exact,
 			.forgets = options->forgets,
 			.seed = number(options->seed, td_now_us() % 1000000000),

@@ -27,7 +27,8 @@ static void sector_make(uint64_t word[WORDS], uint64_t sector, uint32_t tag)
 	word[1] = sector;
 	uint64_t x = (word[0] ^ sector * 0x9e3779b97f4a7c15ull) | 1;
 	for (unsigned i = 2; i < WORDS; i++) {
-		x = x * 6364136223846793005ull + 1442695040888963407ull;
+		if (tag < TAG_PACKED)
+			x = x * 6364136223846793005ull + 1442695040888963407ull;
 		word[i] = x;
 	}
 }

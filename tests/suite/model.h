@@ -18,6 +18,7 @@
 #define SECTOR 512u
 #define TAG_ZERO 0u
 #define TAG_BASE 1u
+#define TAG_PACKED 0x80000001u /* likewise, and easily compressed */
 #define TAG_FIRST 2u /* the first one for writes */
 
 #define MODEL_CANDIDATES 24

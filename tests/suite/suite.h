@@ -32,6 +32,7 @@ struct suite {
 	const char *spec;     /* a template, see target.c; NULL: driver->create */
 	bool overlay;         /* created images get a backing image */
 	uint32_t cluster;     /* of created images; 0: the driver's choice */
+	bool packed;          /* images made by qemu-img, with compressed clusters */
 	bool exact;           /* an image has exactly the size asked for */
 	bool forgets;         /* content ends with close (RAM) */
 	bool shuffle;
