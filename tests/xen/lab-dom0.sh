@@ -56,20 +56,31 @@ daemon_start() {
 daemon_pid() { cat /run/blktap/blktapctrl.pid; }
 
 # A file system made, filled, read back after its cache is gone, and checked.
+# A sum counts when it comes out twice alike: emulated processors have been seen to
+# miscount, on xen-blkback's disks too. Both are of the cache, which is read once.
 # usage: file_system DEVICE   (a script for a shell in the guest or here)
 file_system() {
 	cat <<-END
 		set -e
+		sum() {
+			local one two=
+			until [ "\$two" ] && [ "\$one" = "\$two" ]; do
+				one=\$(md5sum <"\$1")
+				two=\$(md5sum <"\$1")
+			done
+			echo "\$one"
+		}
 		mkfs.ext4 -q -F /dev/$1
 		mount /dev/$1 /mnt
 		dd if=/dev/urandom of=/mnt/data bs=1M count=4 conv=fsync status=none
 		cp /mnt/data /mnt/copy
-		sum=\$(sha256sum </mnt/data)
+		cmp /mnt/data /mnt/copy
+		before=\$(sum /mnt/data)
 		umount /mnt
 		echo 3 >/proc/sys/vm/drop_caches
 		mount /dev/$1 /mnt
 		for file in data copy; do
-			[ "\$(sha256sum </mnt/\$file)" = "\$sum" ] || { echo "\$file is not what it was"; exit 9; }
+			[ "\$(sum /mnt/\$file)" = "\$before" ] || { echo "\$file is not what it was"; exit 9; }
 		done
 		rm /mnt/copy
 		fstrim /mnt 2>/dev/null || true
@@ -164,7 +175,7 @@ the_syntax_of_2006_works() {
 
 a_read_only_disk_is_read_only() {
 	local before
-	before=$(sha256sum </store/c.img)
+	before=$(md5sum </store/c.img)
 	xl block-attach two "$(disk xvdc r aio:/store/c.img)"
 	guest exec two <<-'END'
 		[ "$(cat /sys/block/xvdc/ro)" = 1 ]
@@ -172,7 +183,7 @@ a_read_only_disk_is_read_only() {
 		mount -o ro,noload /dev/xvdc /mnt && umount /mnt
 	END
 	xl block-detach two xvdc
-	[[ $(sha256sum </store/c.img) = "$before" ]]
+	[[ $(md5sum </store/c.img) = "$before" ]]
 }
 
 # usage: not_attached TARGET MESSAGE
