@@ -107,7 +107,8 @@ void qcow_space_open(struct qcow *qcow)
 	space->work.done = grow_ended;
 	space->step = STEP_MIN / 2;
 	space->ready = td_file_size(qcow->file);
-	space->end = round_up(space->ready, 4096);
+	/* a last cluster that the file has in part is its owner's whole */
+	space->end = round_up(space->ready, max_u64(qcow_cluster(&qcow->layout), 4096));
 }
 
 void qcow_space_close(struct qcow *qcow)
