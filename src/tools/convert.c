@@ -109,6 +109,8 @@ int convert_may_replace(struct convert *convert, const char *to)
 		tool_say(convert->tool, "%s: is what is read", to);
 		return TOOL_FAILED;
 	}
+	if (tool_in_use(convert->tool, to))
+		return TOOL_FAILED;
 	if (!convert->force && !tool_ask("%s is there already. Overwrite it?", to)) {
 		tool_say(convert->tool, "%s: is there already (-f to overwrite it)", to);
 		return TOOL_FAILED;
@@ -192,8 +194,13 @@ int convert_to_file(struct convert *convert, const char *type, const char *path,
 		    int (*make)(struct convert *convert, const char *path))
 {
 	AUTO_FREE char *temp = tool_temp_name(path);
+	struct stat st;
 	int code, err;
 
+	if (!stat(path, &st) && !S_ISREG(st.st_mode)) {
+		tool_say(convert->tool, "%s: is no file, and is not replaced by one", path);
+		return TOOL_FAILED;
+	}
 	if (!temp) {
 		tool_say(convert->tool, "%s", strerror(ENOMEM));
 		return TOOL_FAILED;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/guard.h"
@@ -95,6 +96,7 @@ static int create(struct td_registry *registry, const struct options *options,
 	const struct td_driver *driver = td_registry_find(registry, options->format, &why);
 	AUTO_FREE char *temp = tool_temp_name(make->path);
 	const char *path = make->path;
+	struct stat st;
 
 	if (!driver || !temp) {
 		tool_say(&tool, "%s", temp ? why.text : strerror(ENOMEM));
@@ -104,10 +106,13 @@ static int create(struct td_registry *registry, const struct options *options,
 		tool_say(&tool, "%s: this format cannot be created", options->format);
 		return TOOL_FAILED;
 	}
-	if (!options->force && access(path, F_OK) == 0) {
-		tool_say(&tool, "%s: is there already (-F to replace it)", path);
+	if (!lstat(path, &st) && (!options->force || !S_ISREG(st.st_mode))) {
+		tool_say(&tool, S_ISREG(st.st_mode) ? "%s: is there already (-F to replace it)" :
+						      "%s: is there already, and is no file", path);
 		return TOOL_FAILED;
 	}
+	if (options->force && tool_in_use(&tool, path))
+		return TOOL_FAILED;
 	make->path = temp;
 	if (driver->create(make, &why)) {
 		say_why(&why, temp, path);

@@ -4,6 +4,7 @@
  */
 #include "tools/tool.h"
 
+#include <errno.h>
 #include <libgen.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -14,6 +15,7 @@
 #include "base/guard.h"
 #include "config.h"
 #include "drivers/builtin.h"
+#include "io/file.h"
 
 int tool_begin(const struct tool *tool, void *options, char **argv)
 {
@@ -92,6 +94,20 @@ char *tool_temp_name(const char *path)
 		     (long)getpid()) < 0)
 		return NULL;
 	return name;
+}
+
+bool tool_in_use(const struct tool *tool, const char *path)
+{
+	struct td_files files = { .buffered = true };
+	struct td_file *file;
+	struct td_why why;
+	int err = td_file_open(&files, path, TD_FILE_WRITE, &file, &why);
+
+	if (!err)
+		td_file_close(file);
+	else if (err == -EBUSY)
+		tool_say(tool, "%s", why.text);
+	return err == -EBUSY;
 }
 
 bool tool_ask(const char *question, const char *about)

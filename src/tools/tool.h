@@ -39,6 +39,10 @@ char *tool_spec(const char *type, const char *path);
 /* A name in the folder of path, for a file that is to become path; free() it. */
 char *tool_temp_name(const char *path);
 
+/* Whether somebody uses the file: then a new one must not take its name. It has
+ * been said. */
+bool tool_in_use(const struct tool *tool, const char *path);
+
 /* Asks on the terminal; false without one. */
 bool tool_ask(const char *question, const char *about);
 

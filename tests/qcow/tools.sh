@@ -109,6 +109,25 @@ overwriting-is-asked-for() {
 	cmp there raw || fail "not overwritten though told to"
 }
 
+images-in-use-are-not-replaced() {
+	need qemu-io
+	head -c 1M /dev/urandom >raw
+	must "$IMG2QCOW" -q a.qcow raw
+	qemu-io -f qcow -c 'sleep 60000' a.qcow >/dev/null 2>&1 &
+	pid=$!
+	cleanup() { kill $pid 2>/dev/null; }
+	for _ in $(seq 100); do
+		qemu-io -f qcow -c quit a.qcow >/dev/null 2>&1 || break
+		sleep 0.1
+	done
+	refuses 'a.qcow: in use' "$IMG2QCOW" -f a.qcow raw
+	refuses 'a.qcow: in use' "$QCOW_CREATE" -F 5 a.qcow
+	refuses 'a.qcow: in use' "$QCOW2RAW" out a.qcow
+	kill $pid
+	wait $pid 2>/dev/null
+	must "$IMG2QCOW" -q -f a.qcow raw
+}
+
 progress-is-told() {
 	head -c 40M /dev/urandom >raw
 	"$IMG2QCOW" a.qcow raw 2>err.txt || fail "$(cat err.txt)"
@@ -173,6 +192,9 @@ devices() {
 	must "$QCOW_CREATE" -q 0 o.qcow "$dev"
 	must "$QCOW2RAW" -q flat o.qcow
 	cmp flat raw || fail "overlay over a device"
+	refuses "$dev: is no file" "$IMG2QCOW" -f "$dev" raw
+	refuses "$dev: is there already, and is no file" "$QCOW_CREATE" -F 5 "$dev"
+	[ -b "$dev" ] || fail "the device's name has been given to a file"
 	losetup -d "$dev"
 	truncate -s 7M disk
 	dev=$(losetup -f --show disk)
