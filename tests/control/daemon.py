@@ -243,6 +243,8 @@ def wrong_input_gets_one_clear_line():
             (4, "nobody", "stats", "nobody"),
             (2, "--nonsense", "list", "--nonsense"),
             (2, "--name", "attach", "aio:" + image, "--name"),
+            (1, "--no-xen", "xen-attach", "0", f"tap:aio:{image},xvdb,w"),
+            (1, "--no-xen", "xen-detach", "0", "xvdb"),
             (2, "frobnicate", "frobnicate"),
             (2, "attach", "attach"),
             (2, "detach", "detach", "a", "b"),

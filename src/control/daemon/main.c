@@ -62,6 +62,7 @@ struct daemon {
 	struct td_disks *disks;
 	struct td_methods methods;
 	struct td_xenbus *xenbus;
+	struct td_why no_xen; /* why there is no xenbus */
 	char *pid_path, *socket_path;
 	int pid_fd;
 	int waiting; /* the pipe to the process that was started, which ends when
@@ -135,19 +136,47 @@ static int signals_open(struct daemon *daemon)
 	return td_watch_start(daemon->loop, &daemon->signals, fd, EPOLLIN);
 }
 
+/* ---- without Xen ----------------------------------------------------------------------- */
+
+static void no_xen(void *arg, struct td_rpc_call *call, json_t *params)
+{
+	td_rpc_refuse(call, -EOPNOTSUPP,
+		      "this blktapctrl serves no Xen guests: %s", (const char *)arg);
+}
+
+static const struct td_rpc_row no_xen_rows[] = {
+	{ "xen-attach", no_xen },
+	{ "xen-detach", no_xen },
+	{ NULL, NULL },
+};
+
+static int xen_open(struct daemon *daemon, struct td_why *why)
+{
+	if (daemon->options.no_xen)
+		return td_fail(why, -EOPNOTSUPP, "it was started with --no-xen");
+#ifdef HAVE_XEN
+	return td_xenbus_open(daemon->disks, daemon->server, NULL, &daemon->xenbus, why);
+#else
+	return td_fail(why, -EOPNOTSUPP, "it was built without the Xen libraries");
+#endif
+}
+
+static void xen_up(struct daemon *daemon)
+{
+	if (!xen_open(daemon, &daemon->no_xen))
+		return;
+	if (!daemon->options.no_xen)
+		td_log(NULL, LOG_NOTICE, "no Xen guests: %s", daemon->no_xen.text);
+	td_rpc_serve(daemon->server, no_xen_rows, daemon->no_xen.text);
+}
+
 /* ---- up and down ---------------------------------------------------------------------- */
 
 static void ready(void *arg)
 {
 	struct daemon *daemon = arg;
 
-#ifdef HAVE_XEN
-	struct td_why why;
-
-	if (!daemon->options.no_xen &&
-	    td_xenbus_open(daemon->disks, daemon->server, NULL, &daemon->xenbus, &why))
-		td_log(NULL, LOG_NOTICE, "no Xen guests: %s", why.text);
-#endif
+	xen_up(daemon);
 	td_methods_serve(&daemon->methods, daemon->server);
 	td_log(NULL, LOG_INFO, "ready: %s", daemon->socket_path);
 	td_notify("READY=1");
