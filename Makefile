@@ -32,6 +32,7 @@ powercut: all
 	tests/powercut/run $(SECONDS)
 
 format:
+	scripts/install-packages format
 	git ls-files '*.c' '*.h' | xargs clang-format -i
 
 clean:
