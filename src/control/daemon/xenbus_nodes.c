@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The nodes of a disk: what the toolstack and the front end have written, read
+ * with doubt, and what we offer. The front end's folder is written by the guest.
+ */
+#include "control/daemon/xenbus_nodes.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/guard.h"
+#include "base/log.h"
+#include "base/num.h"
+#include "transports/xen/xen.h"
+
+static enum xenbus_state state_of(struct xenbus_disk *disk, const char *dir)
+{
+	uint64_t state = XENBUS_MISSING;
+
+	if (store_number(disk->xs, dir, "state", XENBUS_CLOSED, &state) != -EINVAL)
+		return (enum xenbus_state)state;
+	td_log_limited(&disk->complaints, disk->name, LOG_WARNING,
+		       "%s/state: no state: ignored", dir);
+	return XENBUS_GARBAGE;
+}
+
+struct xenbus_view xenbus_view(struct xenbus_disk *disk)
+{
+	uint64_t online = 1;
+
+	store_number(disk->xs, disk->dir, "online", 1, &online);
+	return (struct xenbus_view){
+		.back = state_of(disk, disk->dir),
+		.front = disk->frontend ? state_of(disk, disk->frontend)
+					: XENBUS_INITIALISING,
+		.online = online,
+	};
+}
+
+void xenbus_write(struct xenbus_disk *disk, const struct store_node *nodes, unsigned count)
+{
+	int err = store_update(disk->xs, disk->dir, nodes, count);
+
+	/* It is removed under our hands at times: the watch will tell. */
+	if (err && err != -ENOENT)
+		td_log(disk->name, LOG_ERR, "%s: cannot be written: %s", disk->dir,
+		       strerror(-err));
+}
+
+void xenbus_write_state(struct xenbus_disk *disk, enum xenbus_state state)
+{
+	struct store_node n = store_node("state", "%d", state);
+
+	xenbus_write(disk, &n, 1);
+}
+
+/* ---- the two ends -------------------------------------------------------------- */
+
+/* Who is at the other end: the toolstack wrote it, but look. */
+int xenbus_find_frontend(struct xenbus_disk *disk, struct td_why *why)
+{
+	AUTO_FREE char *frontend = store_read(disk->xs, XBT_NULL, disk->dir, "frontend");
+	char prefix[40];
+	uint64_t domid;
+
+	if (!frontend)
+		return td_fail(why, -errno, "%s/frontend: %s", disk->dir, strerror(errno));
+	if (store_number(disk->xs, disk->dir, "frontend-id", 0x7fef, &domid) ||
+	    domid != disk->domid)
+		return td_fail(why, -EINVAL, "%s/frontend-id: %u is wanted", disk->dir,
+			       disk->domid);
+	snprintf(prefix, sizeof(prefix), "/local/domain/%u/", disk->domid);
+	if (strncmp(frontend, prefix, strlen(prefix)))
+		return td_fail(why, -EINVAL, "%s/frontend: %.64s does not belong to domain %u",
+			       disk->dir, frontend, disk->domid);
+	disk->frontend = take(frontend);
+	return 0;
+}
+
+int xenbus_watch_frontend(struct xenbus_disk *disk, struct td_why *why)
+{
+	AUTO_FREE char *path = NULL;
+
+	if (asprintf(&path, "%s/state", disk->frontend) < 0)
+		return td_fail(why, -ENOMEM, "no memory");
+	if (!xs_watch(disk->xs, path, disk->name))
+		return td_fail(why, -errno, "%s: cannot be watched: %s", path,
+			       strerror(errno));
+	disk->watched = true;
+	return 0;
+}
+
+int xenbus_read_mode(struct xenbus_disk *disk, bool *read_only, struct td_why *why)
+{
+	AUTO_FREE char *mode = store_read(disk->xs, XBT_NULL, disk->dir, "mode");
+
+	if (!mode || (*mode != 'r' && *mode != 'w'))
+		return td_fail(why, -EINVAL, "%s/mode: r or w is wanted%s%.8s", disk->dir,
+			       mode ? ", not " : "", mode ? mode : "");
+	*read_only = *mode == 'r';
+	return 0;
+}
+
+static int remove_both(void *arg, xs_transaction_t t)
+{
+	struct xenbus_disk *disk = arg;
+	AUTO_FREE char *ours = store_read(disk->xs, t, disk->dir, XENBUS_ATTACHED);
+
+	if (!ours)
+		return -ENOENT;
+	if (disk->frontend)
+		store_remove(disk->xs, t, disk->frontend);
+	store_remove(disk->xs, t, disk->dir);
+	return 0;
+}
+
+void xenbus_forget_frontend(struct xenbus_disk *disk)
+{
+	AUTO_FREE char *path = NULL;
+
+	if (disk->watched && asprintf(&path, "%s/state", disk->frontend) >= 0)
+		xs_unwatch(disk->xs, path, disk->name);
+	disk->watched = false;
+	free(disk->frontend);
+	disk->frontend = NULL;
+}
+
+void xenbus_remove_attached(struct xenbus_disk *disk)
+{
+	store_change(disk->xs, remove_both, disk);
+}
+
+/* ---- the ring, as the guest has published it ------------------------------------ */
+
+/* The number of a node of the front end; *why names the node. */
+static int front_number(struct xenbus_disk *disk, const char *key, uint64_t max,
+			uint64_t *out, struct td_why *why)
+{
+	AUTO_FREE char *text = store_read(disk->xs, XBT_NULL, disk->frontend, key);
+
+	if (!text)
+		return td_fail(why, -errno, "%s/%s: %s", disk->frontend, key,
+			       strerror(errno));
+	if (store_parse(text, max, out))
+		return td_fail(why, -EINVAL, "%s/%s: \"%.32s\" is no number up to %" PRIu64,
+			       disk->frontend, key, text, max);
+	return 0;
+}
+
+static int front_refs(struct xenbus_disk *disk, uint64_t order, json_t *refs,
+		      struct td_why *why)
+{
+	bool one = !order && store_exists(disk->xs, disk->frontend, "ring-ref");
+
+	for (unsigned i = 0; i < 1u << order; i++) {
+		char key[16];
+		uint64_t ref;
+		int err;
+
+		snprintf(key, sizeof(key), one ? "ring-ref" : "ring-ref%u", i);
+		err = front_number(disk, key, UINT32_MAX, &ref, why);
+		if (err)
+			return err;
+		json_array_append_new(refs, json_integer((json_int_t)ref));
+	}
+	return 0;
+}
+
+static int front_protocol(struct xenbus_disk *disk, const char **out, struct td_why *why)
+{
+	static const char *const known[] = { "x86_64-abi", "x86_32-abi", "native" };
+	AUTO_FREE char *text = store_read(disk->xs, XBT_NULL, disk->frontend, "protocol");
+
+	*out = "native";
+	if (!text)
+		return 0;
+	for (unsigned i = 0; i < ARRAY_SIZE(known); i++) {
+		if (!strcmp(text, known[i])) {
+			*out = known[i];
+			return 0;
+		}
+	}
+	return td_fail(why, -EINVAL, "%s/protocol: \"%.32s\" is not known", disk->frontend,
+		       text);
+}
+
+/* Everything the guest has published, checked, as tapdisk wants it. */
+int xenbus_read_ring(struct xenbus_disk *disk, json_t **out, struct td_why *why)
+{
+	uint64_t order = 0, channel, queues = 1;
+	const char *protocol;
+	json_t *refs;
+	int err;
+
+	if (store_exists(disk->xs, disk->frontend, "multi-queue-num-queues")) {
+		err = front_number(disk, "multi-queue-num-queues", UINT32_MAX, &queues, why);
+		if (err)
+			return err;
+		if (queues != 1)
+			return td_fail(why, -EINVAL, "%s/multi-queue-num-queues: %" PRIu64
+				       " queues were not offered", disk->frontend, queues);
+	}
+	if (store_exists(disk->xs, disk->frontend, "ring-page-order")) {
+		err = front_number(disk, "ring-page-order", TD_XEN_MAX_RING_ORDER, &order,
+				   why);
+		if (err)
+			return err;
+	}
+	err = front_number(disk, "event-channel", INT32_MAX, &channel, why);
+	if (!err)
+		err = front_protocol(disk, &protocol, why);
+	if (err)
+		return err;
+	refs = json_array();
+	err = front_refs(disk, order, refs, why);
+	if (err) {
+		json_decref(refs);
+		return err;
+	}
+	*out = json_pack("{s:i, s:i, s:i, s:o, s:I, s:s, s:s}", "domid", (int)disk->domid,
+			 "devid", (int)disk->devid, "ring-order", (int)order,
+			 "ring-refs", refs, "event-channel", (json_int_t)channel,
+			 "protocol", protocol, "data", disk->data);
+	return *out ? 0 : td_fail(why, -ENOMEM, "no memory");
+}
+
+/* ---- the offer ------------------------------------------------------------------ */
+
+static bool tap_can(struct td_tapdisk *tap, const char *what)
+{
+	json_t *can = json_object_get(td_tapdisk_info(tap), "can"), *item;
+	size_t i;
+
+	json_array_foreach(can, i, item) {
+		if (json_is_string(item) && !strcmp(json_string_value(item), what))
+			return true;
+	}
+	return false;
+}
+
+static uint64_t granularity(struct td_tapdisk *tap)
+{
+	json_t *cluster = json_object_get(td_tapdisk_info(tap), "cluster");
+
+	return max_u64((uint64_t)json_integer_value(cluster), td_tapdisk_block_size(tap));
+}
+
+static bool wants_discard(struct xenbus_disk *disk)
+{
+	uint64_t enable = 1;
+
+	store_number(disk->xs, disk->dir, "discard-enable", 1, &enable);
+	return enable && tap_can(disk->tap, "discard");
+}
+
+static unsigned info_bits(struct xenbus_disk *disk)
+{
+	AUTO_FREE char *type = store_read(disk->xs, XBT_NULL, disk->dir, "device-type");
+
+	return (type && !strcmp(type, "cdrom") ? 1 : 0) |
+	       (td_tapdisk_read_only(disk->tap) ? 4 : 0);
+}
+
+/* All that the front end may want to know, and state 2, at once. */
+void xenbus_write_offer(struct xenbus_disk *disk)
+{
+	bool write = !td_tapdisk_read_only(disk->tap);
+	bool discard = write && wants_discard(disk);
+	struct store_node nodes[] = {
+		store_node("feature-flush-cache", "%d", write),
+		store_node("feature-barrier", "%d", write),
+		store_node("feature-discard", "%d", discard),
+		store_node("discard-secure", "0"),
+		store_node("discard-alignment", "0"),
+		store_node("discard-granularity", "%" PRIu64, granularity(disk->tap)),
+		store_node("feature-persistent", "0"),
+		store_node("feature-max-indirect-segments", "%d", TD_XEN_MAX_SEGMENTS),
+		store_node("max-ring-page-order", "%d", TD_XEN_MAX_RING_ORDER),
+		store_node("multi-queue-max-queues", "1"),
+		/* In units of 512 bytes whatever sector-size says. */
+		store_node("sectors", "%" PRIu64, td_tapdisk_size(disk->tap) / 512),
+		store_node("sector-size", "%u", td_tapdisk_block_size(disk->tap)),
+		store_node("physical-sector-size", "%u", td_tapdisk_block_size(disk->tap)),
+		store_node("info", "%u", info_bits(disk)),
+		store_node("hotplug-status", "connected"),
+		store_node("state", "%d", XENBUS_INIT_WAIT),
+	};
+
+	xenbus_write(disk, nodes, ARRAY_SIZE(nodes));
+}
+

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The nodes of a disk, read with doubt and written as a whole.
+ */
+#ifndef DAEMON_XENBUS_NODES_H
+#define DAEMON_XENBUS_NODES_H
+
+#include <blktap/driver.h>
+#include <jansson.h>
+
+#include "control/daemon/xenbus_disk.h"
+#include "control/daemon/xenbus_store.h"
+
+/* What both ends say now. */
+struct xenbus_view {
+	enum xenbus_state back, front;
+	bool online;
+};
+
+struct xenbus_view xenbus_view(struct xenbus_disk *disk);
+
+/* Writes nodes of the back end's folder, if it is still there. */
+void xenbus_write(struct xenbus_disk *disk, const struct store_node *nodes, unsigned count);
+void xenbus_write_state(struct xenbus_disk *disk, enum xenbus_state state);
+/* All that the front end may want to know of disk->tap, and state 2, at once. */
+void xenbus_write_offer(struct xenbus_disk *disk);
+
+/* Sets disk->frontend; its state is watched from then on. */
+int xenbus_find_frontend(struct xenbus_disk *disk, struct td_why *why);
+int xenbus_watch_frontend(struct xenbus_disk *disk, struct td_why *why);
+void xenbus_forget_frontend(struct xenbus_disk *disk);
+/* Removes both ends' folders if they are ours. */
+void xenbus_remove_attached(struct xenbus_disk *disk);
+
+int xenbus_read_mode(struct xenbus_disk *disk, bool *read_only, struct td_why *why);
+/* Everything the guest has published of its ring, checked, as the parameters of
+ * tapdisk's xen-connect. */
+int xenbus_read_ring(struct xenbus_disk *disk, json_t **out, struct td_why *why);
+
+#endif
