@@ -318,6 +318,14 @@ a_killed_tapdisk_hurts_its_own_disk_only() {
 	tap-ctl list | grep -q dead
 }
 
+xen_blkback_is_not_needed() {
+	modprobe -r xen-blkback
+	paused_domain brief "$(disk xvda w aio:/store/p.img)"
+	[[ $(xenstore-read "$self/backend/$(kind)/$(xl domid brief)/51712/hotplug-status") = connected ]]
+	xl destroy brief
+	nothing_left
+}
+
 all_is_gone_when_the_guests_are() {
 	xl destroy one
 	guest stop two
@@ -352,6 +360,7 @@ try an_image_is_mounted_on_the_host
 try a_new_daemon_finds_disks_under_load
 try a_killed_tapdisk_hurts_its_own_disk_only
 try all_is_gone_when_the_guests_are
+try xen_blkback_is_not_needed
 try ended_in_order
 if ((failed)); then
 	echo "--- blktapctrl's log"
