@@ -30,8 +30,8 @@ trap 'exit 1' INT TERM
 DESTDIR=$work/tree meson install -C "${MESON_BUILD_ROOT:?run by meson test}" \
 	--no-rebuild >"$work/install.log" 2>&1 || { cat "$work/install.log"; exit 1; }
 "$lab" boot --state "$work/state" --xen "$xen" --kernel "$kernel" --guest-kernel 6.1 \
-	--guest-kernel 6.12 --tree "$work/tree" --lifetime 600
+	--guest-kernel 6.12 --tree "$work/tree" --lifetime 1200
 cp "$here/lab-dom0.sh" "$work/state/host/"
-"$lab" run --state "$work/state" --timeout 400 <<END
+"$lab" run --state "$work/state" --timeout 800 <<END
 exec bash /host/lab-dom0.sh $xen
 END
