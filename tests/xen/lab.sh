@@ -32,6 +32,12 @@ DESTDIR=$work/tree meson install -C "${MESON_BUILD_ROOT:?run by meson test}" \
 "$lab" boot --state "$work/state" --xen "$xen" --kernel "$kernel" --guest-kernel 6.1 \
 	--guest-kernel 6.12 --tree "$work/tree" --lifetime 1200
 cp "$here/lab-dom0.sh" "$work/state/host/"
-"$lab" run --state "$work/state" --timeout 800 <<END
+code=0
+"$lab" run --state "$work/state" --timeout 800 <<END || code=$?
 exec bash /host/lab-dom0.sh $xen
 END
+if ((code)); then
+	echo "--- blktapctrl's log"
+	tail -n 80 "$work/state/host/blktapctrl.log"
+fi
+exit "$code"
