@@ -60,28 +60,13 @@ static uint64_t read_all(struct td_loop *loop, struct td_disk *disk)
 	return bad;
 }
 
-int main(int argc, char **argv)
+static int check_image(struct td_loop *loop, struct td_disk *disk)
 {
-	struct td_disk_options options = { .read_only = true };
 	struct td_check check = { .say = say };
-	struct td_registry *registry;
+	struct td_image *top = td_disk_top(disk);
 	struct td_why why = { "" };
-	struct td_image *top;
-	struct td_disk *disk;
-	struct td_loop *loop;
-	char spec[1024];
 	uint64_t bad;
 
-	if (argc != 2 || td_loop_new(&loop) || td_registry_new(NULL, &registry))
-		return 2;
-	for (unsigned i = 0; td_builtin_drivers[i]; i++)
-		td_registry_add(registry, td_builtin_drivers[i]);
-	snprintf(spec, sizeof(spec), "qcow:%s", argv[1]);
-	if (td_disk_open(loop, registry, spec, &options, &disk, &why)) {
-		fprintf(stderr, "%s\n", why.text);
-		return 1;
-	}
-	top = td_disk_top(disk);
 	top->driver->info(top, put, NULL);
 	if (top->driver->check(top, &check, &why)) {
 		fprintf(stderr, "%s\n", why.text);
@@ -93,8 +78,31 @@ int main(int argc, char **argv)
 	       (unsigned long long)check.compressed);
 	bad = read_all(loop, disk);
 	printf("unreadable: %llu\n", (unsigned long long)bad);
-	td_disk_close(disk);
+	return check.corruptions ? 3 : bad ? 4 : 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct td_disk_options options = { .read_only = true };
+	struct td_registry *registry;
+	struct td_why why = { "" };
+	struct td_disk *disk;
+	struct td_loop *loop;
+	char spec[1024];
+	int code = 1;
+
+	if (argc != 2 || td_loop_new(&loop) || td_registry_new(NULL, &registry))
+		return 2;
+	for (unsigned i = 0; td_builtin_drivers[i]; i++)
+		td_registry_add(registry, td_builtin_drivers[i]);
+	snprintf(spec, sizeof(spec), "qcow:%s", argv[1]);
+	if (td_disk_open(loop, registry, spec, &options, &disk, &why)) {
+		fprintf(stderr, "%s\n", why.text);
+	} else {
+		code = check_image(loop, disk);
+		td_disk_close(disk);
+	}
 	td_registry_free(registry);
 	td_loop_free(loop);
-	return check.corruptions ? 3 : bad ? 4 : 0;
+	return code;
 }
