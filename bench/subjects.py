@@ -61,7 +61,7 @@ class Server:
     def __exit__(self, *_):
         self.process.terminate()
         try:
-            self.process.wait(10)
+            self.process.wait(5)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -129,15 +129,20 @@ def fio(target, work, seconds, size, extra=()):
     """Runs one load; returns IOPS, bytes/s, mean and 99th latency (us)."""
     command = ["fio", "--name=bench", "--output-format=json", "--rw=" + work["rw"],
                "--bs=%d" % work["bs"], "--iodepth=%d" % work["depth"],
-               "--size=%d" % size, "--runtime=%g" % seconds, "--randrepeat=0",
+               "--size=%d" % size, "--runtime=%dms" % (seconds * 1000), "--randrepeat=0",
                *target, *extra]
     if not work.get("first"): # first writes end when every block has been written
         command.append("--time_based")
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          timeout=seconds * 10 + 60, text=True)
+    limit = seconds * 5 + 15
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              timeout=limit, text=True)
+    except subprocess.TimeoutExpired:
+        raise Unavailable("it hung: no end in %g s" % limit) from None
     start = done.stdout.find("{")
     if done.returncode or start < 0:
-        raise Unavailable("fio: " + (done.stderr or done.stdout).strip()[-300:])
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise Unavailable("fio: " + (said[0] if said else "exit code %d" % done.returncode))
     job = json.loads(done.stdout[start:])["jobs"][0]
     side = job["read" if "read" in work["rw"] else "write"]
     return {
