@@ -41,6 +41,15 @@ struct explorer {
 static const struct explorer *looking;
 static const struct cut *looking_at;
 
+static void scratch_remove(const struct explorer *ex)
+{
+	char command[400];
+
+	snprintf(command, sizeof(command), "rm -rf -- '%s'", ex->suite.dir);
+	if (system(command))
+		fprintf(stderr, "%s: not removed\n", ex->suite.dir);
+}
+
 void fail(const char *fmt, ...)
 {
 	va_list args;
@@ -56,6 +65,8 @@ void fail(const char *fmt, ...)
 	if (looking_at)
 		cut_print(&looking->record, looking_at);
 	fflush(stdout);
+	if (looking)
+		scratch_remove(looking);
 	_exit(1);
 }
 
@@ -68,6 +79,8 @@ void skip(const char *fmt, ...)
 	vprintf(fmt, args);
 	va_end(args);
 	printf("\n");
+	if (looking)
+		scratch_remove(looking);
 	exit(77);
 }
 
@@ -518,15 +531,6 @@ static void scratch_make(struct explorer *ex)
 	snprintf(ex->state.path, sizeof(ex->state.path), "%s/state", ex->suite.dir);
 	snprintf(ex->state.spec, sizeof(ex->state.spec), "%s:%s", ex->suite.driver->name,
 		 ex->state.path);
-}
-
-static void scratch_remove(const struct explorer *ex)
-{
-	char command[400];
-
-	snprintf(command, sizeof(command), "rm -rf -- '%s'", ex->suite.dir);
-	if (system(command))
-		fprintf(stderr, "%s: not removed\n", ex->suite.dir);
 }
 
 int main(int argc, char **argv)
