@@ -12,6 +12,7 @@
  *   go on    it opens for writing, and takes writes everywhere; a cluster with
  *            two owners shows now
  */
+#include <err.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -460,6 +461,8 @@ static void explore(struct explorer *ex)
 		free(cuts.hash);
 		record_free(&ex->record);
 	}
+	if (!ex->done)
+		errx(2, "no time to look at a state: nothing is shown");
 	printf("ok: %u states, %u of them of kills, out of %llu found in %u runs, %llu s\n",
 	       ex->done, ex->kills, (unsigned long long)found, ex->runs,
 	       (unsigned long long)(td_now_ms() - began) / 1000);
