@@ -154,6 +154,16 @@ def trim_frees_space():
 
 
 @test
+def trim_with_fua_flushes():
+    with Tapdisk(64 * MiB, "--trace") as disk:
+        peer = Peer(disk).go()
+        assert peer.command(TRIM, MiB, 4096) == (0, None)
+        assert "discard" in disk.said() and "flush" not in disk.said()
+        assert peer.command(TRIM, MiB, 4096, FUA) == (0, None)
+        assert "flush" in disk.said()
+
+
+@test
 def zeroes_without_hole_keep_space():
     with Tapdisk() as disk:
         peer = Peer(disk).go()
