@@ -118,12 +118,13 @@ def markdown(data):
         out.append("")
     if data["barriers"]:
         out += ["## Barriers of qcow first writes on the disk", "",
+                "As strace sees them; those sent through io_uring it does not see.", "",
                 "| | requests | barriers | requests per barrier |", "|---|---:|---:|---:|"]
         for row in data["barriers"]:
             per = row.get("requests_per_barrier")
             out.append("| %s | %s | %s | %s |" % (
                 row["title"], number(row["requests"]), number(row["barriers"]),
-                "%.1f" % per if per else "none was needed"))
+                "%.1f" % per if per else "none seen"))
         out.append("")
     out += ["## What must be reached", "", "| | | |", "|---|---|---|"]
     for text, ok, words in data["bars"]:
