@@ -23,7 +23,7 @@ lab_build() {
 	[[ ! $guest_tree || -d $guest_tree ]] || die "no folder $guest_tree"
 	rm -rf "$state"/{host,work}
 	mkdir -p "$state"/{host/jobs,host/guest,work}
-	work=$state/work
+	work=$state/parts
 
 	ln -f "$cache/xen/$xen/xen" "$state/xen" 2>/dev/null ||
 		cp "$cache/xen/$xen/xen" "$state/xen"
@@ -73,10 +73,10 @@ guest_base() {
 guest_build() {
 	local series=$1 dir=$state/host/guest/$1
 	mkdir -p "$dir"
-	root_make "$state/work/$series"
-	modules_add "$state/work/$series" "$series" "$LAB_HOME/guest/modules"
-	root_pack "$state/work/$series" "$state/work/$series.cpio"
-	cat "$state/work/base.cpio" "$state/work/$series.cpio" >"$dir/ramdisk"
+	root_make "$state/parts/$series"
+	modules_add "$state/parts/$series" "$series" "$LAB_HOME/guest/modules"
+	root_pack "$state/parts/$series" "$state/parts/$series.cpio"
+	cat "$state/parts/base.cpio" "$state/parts/$series.cpio" >"$dir/ramdisk"
 	ln -f "$cache/kernel/$series/vmlinux" "$dir/vmlinux" 2>/dev/null ||
 		cp "$cache/kernel/$series/vmlinux" "$dir/vmlinux"
 }

@@ -346,8 +346,8 @@ int file_zero(struct td_file *file, uint64_t at, uint64_t len, bool may_unmap)
 	return write_zeroes(file, at, len);
 }
 
-/* SEEK_DATA and SEEK_HOLE answer for now only: who writes meanwhile asked for
- * either answer. */
+/* SEEK_DATA and SEEK_HOLE tell what is at this moment: who writes meanwhile asked
+ * for either answer. */
 int file_extent(struct td_file *file, uint64_t at, uint64_t len, struct td_extent *out)
 {
 	off_t data, hole;
