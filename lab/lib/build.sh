@@ -21,8 +21,8 @@ lab_build() {
 	[[ ! -e $state/qemu.pid ]] || ! lab_alive || die "the lab in $state is running"
 	[[ ! $tree || -d $tree ]] || die "no folder $tree"
 	[[ ! $guest_tree || -d $guest_tree ]] || die "no folder $guest_tree"
-	rm -rf "$state"/{host,work}
-	mkdir -p "$state"/{host/jobs,host/guest,work}
+	rm -rf "$state"/{host,parts}
+	mkdir -p "$state"/{host/jobs,host/guest,parts}
 	work=$state/parts
 
 	ln -f "$cache/xen/$xen/xen" "$state/xen" 2>/dev/null ||
