@@ -361,7 +361,10 @@ static void direct_rw_done(struct td_fileop *op, uint64_t n)
 static void rw_done(struct td_rw *rw, int64_t res)
 {
 	struct td_fileop *op = container_of(rw, struct td_fileop, rw);
+	struct td_file_hook *hook = op->file->hook;
 
+	if (hook && hook->transfer)
+		res = hook->transfer(hook, op, res);
 	if (res == -EAGAIN || res == -EINTR)
 		op_retry_later(op);
 	else if (res < 0)

@@ -54,6 +54,9 @@ struct td_file_hook {
 	 * called: true keeps it back until td_fileop_release(). So a test lets
 	 * operations overtake each other. */
 	bool (*hold)(struct td_file_hook *hook, struct td_fileop *op, bool ended);
+	/* May be NULL. Told what the kernel said of each transfer of a READ or
+	 * WRITE, bytes or -errno; what it returns is believed instead. */
+	int64_t (*transfer)(struct td_file_hook *hook, const struct td_fileop *op, int64_t res);
 };
 
 /* The policy under which a disk's images open their files. */

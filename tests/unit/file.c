@@ -41,12 +41,23 @@ struct op {
 	int err;
 };
 
+static int let_begin(struct td_file_hook *hook, const struct td_file_op_seen *seen, uint64_t *id)
+{
+	return 0;
+}
+
+static void let_end(struct td_file_hook *hook, uint64_t id, int err)
+{
+}
+
 static struct rig {
 	struct td_loop *loop;
 	struct td_fileio *io;
 	struct td_file *file;
 	char path[256];
 	char *memory; /* of all operations */
+	struct td_file_hook hook;
+	unsigned transfers; /* the hook has seen */
 	struct op ops[OPS];
 	unsigned started, ended;
 } rig;
@@ -67,7 +78,7 @@ static void file_make(size_t size)
 
 static void file_open(unsigned flags, uint32_t align)
 {
-	struct td_files files = { .force_align = align };
+	struct td_files files = { .force_align = align, .hook = &rig.hook };
 	struct td_why why = { "" };
 
 	if (td_file_open(&files, rig.path, flags, &rig.file, &why))
@@ -80,6 +91,8 @@ static void rig_make(const char *engine)
 	struct td_why why;
 
 	memset(&rig, 0, sizeof(rig));
+	rig.hook.begin = let_begin;
+	rig.hook.end = let_end;
 	alarm(60);
 	snprintf(rig.path, sizeof(rig.path), "%s/unit-file.%ld", dir ? dir : ".", (long)getpid());
 	rig.memory = aligned_alloc(4096, OPS * MiB);
@@ -226,6 +239,54 @@ static void what_a_short_write_left_is_tried_and_its_error_told(void)
 	expect_bytes(0, 256 * KiB, 't');
 	assert_int_equal(op_do(TD_WRITE, 0, 512 * KiB, 0, 'u'), 0);
 	expect_bytes(0, 512 * KiB, 'u');
+}
+
+/* Two of three transfers are refused. */
+static int64_t say_again(struct td_file_hook *hook, const struct td_fileop *op, int64_t res)
+{
+	static const int64_t said[] = { -EAGAIN, -EINTR };
+	unsigned turn = rig.transfers++ % 3;
+
+	return turn < 2 ? said[turn] : res;
+}
+
+/* Only the first half of each, in whole sectors, is said to be done. */
+static int64_t say_half(struct td_file_hook *hook, const struct td_fileop *op, int64_t res)
+{
+	rig.transfers++;
+	return res <= 512 ? res : (int64_t)round_down(res / 2, 512);
+}
+
+static void written_and_read_back(int fill, unsigned transfers_at_least)
+{
+	for (size_t skew = 0; skew < 2; skew++) {
+		rig.transfers = 0;
+		assert_int_equal(op_do(TD_WRITE, 4096, 64 * KiB, skew, fill + skew), 0);
+		expect_bytes(4096, 64 * KiB, fill + skew);
+		assert_int_equal(op_do(TD_READ, 4096, 64 * KiB, skew, 'x'), 0);
+		for (unsigned i = 0; i < 64 * KiB; i++)
+			assert_int_equal(rig.memory[(rig.started - 1) * MiB + skew + i],
+					 fill + skew);
+		assert_true(rig.transfers >= transfers_at_least);
+	}
+	expect_bytes(0, 4096, 'o');
+	expect_bytes(68 * KiB, 4096, 'o');
+}
+
+static void a_transfer_the_kernel_wants_later_is_repeated(void)
+{
+	file_make(128 * KiB);
+	file_open(TD_FILE_WRITE, 0);
+	rig.hook.transfer = say_again;
+	written_and_read_back('a', 6);
+}
+
+static void a_transfer_that_falls_short_goes_on(void)
+{
+	file_make(128 * KiB);
+	file_open(TD_FILE_WRITE, 0);
+	rig.hook.transfer = say_half;
+	written_and_read_back('h', 4);
 }
 
 static void a_file_cut_short_is_an_error_not_stale_bytes(void)
@@ -414,6 +475,8 @@ static void an_engine_nobody_knows_is_refused_by_name(void **state)
 PROMISE(parts_zeroed_beside_parts_written)
 PROMISE(more_unaligned_transfers_than_buffers)
 PROMISE(what_a_short_write_left_is_tried_and_its_error_told)
+PROMISE(a_transfer_the_kernel_wants_later_is_repeated)
+PROMISE(a_transfer_that_falls_short_goes_on)
 PROMISE(a_file_cut_short_is_an_error_not_stale_bytes)
 PROMISE(a_file_that_many_lengthen_at_once_has_the_last_length)
 PROMISE(extents_tell_holes)
@@ -437,6 +500,8 @@ int main(int argc, char **argv)
 		BOTH(parts_zeroed_beside_parts_written)
 		BOTH(more_unaligned_transfers_than_buffers)
 		BOTH(what_a_short_write_left_is_tried_and_its_error_told)
+		BOTH(a_transfer_the_kernel_wants_later_is_repeated)
+		BOTH(a_transfer_that_falls_short_goes_on)
 		BOTH(a_file_cut_short_is_an_error_not_stale_bytes)
 		BOTH(a_file_that_many_lengthen_at_once_has_the_last_length)
 		BOTH(extents_tell_holes)
