@@ -1,25 +1,45 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 #
-# Runs in domain 0 of the lab: lab-dom0.sh XEN. Each case is a function; `try`
-# runs it, says how long it took, and shows what it printed if it failed.
+# Runs in domain 0 of the lab:
+#
+#   lab-dom0.sh XEN          all cases, in order; says how long each took
+#   lab-dom0.sh XEN CASE...  these, in this shell
+#
+# Each case is a function. What it needs of those before it lies in files; what
+# it printed is shown if it failed, with what domain 0 was doing by then.
 set -u
 xen=$1
+shift
 log=/host/blktapctrl.log
 failed=0
 self=/local/domain/0
 
+# A process of its own, so that a case that hangs is over when its time is.
+# usage: try [SECONDS] CASE [WORD...]
 try() {
-	local start=$EPOCHREALTIME out code ms
-	out=$(set -e; "$@" 2>&1)
+	local limit=150 start=$EPOCHREALTIME out code ms
+	[[ $1 != [0-9]* ]] || { limit=$1; shift; }
+	out=$(timeout -k 5 "$limit" bash "$0" "$xen" "$@" 2>&1)
 	code=$?
 	ms=$(((${EPOCHREALTIME/./} - ${start/./}) / 1000))
 	if ((code == 0)); then
 		printf 'ok   %-44s %d.%d s\n' "$1" $((ms / 1000)) $((ms % 1000 / 100))
 	else
-		printf 'FAIL %-44s (code %d)\n%s\n' "$*" "$code" "$out"
+		printf 'FAIL %-44s %d.%d s, code %d\n%s\n' "$*" $((ms / 1000)) \
+			$((ms % 1000 / 100)) "$code" "$out"
+		what_happens | sed 's/^/     | /'
 		failed=$((failed + 1))
 	fi
+}
+
+what_happens() {
+	xl list
+	ps -eo pid,stat,wchan:20,args | grep -E '[t]ap|[x]l |[g]uest |[x]enstore'
+	dmesg | tail -n 12
+	for name in one two; do
+		guest log "$name" | tail -n 5
+	done
 }
 
 die() {
@@ -145,7 +165,8 @@ two_guests_start() {
 	phy=$(cat /run/phy)
 	start one --kernel 6.1 "$(disk xvda w qcow:/store/a.qcow)" "phy:$phy,xvdb,w" &
 	one=$!
-	start two --kernel 6.12 "$(disk xvda w aio:/store/b.img)" &
+	start two --kernel 6.12 --append xen_blkfront.max_ring_page_order=2 \
+		"$(disk xvda w aio:/store/b.img)" &
 	two=$!
 	wait "$one"
 	wait "$two"
@@ -154,6 +175,11 @@ two_guests_start() {
 
 a_guest_with_6.1_keeps_its_files_on_qcow() { file_system xvda | guest exec one; }
 a_guest_with_6.12_keeps_its_files_on_aio() { file_system xvda | guest exec two; }
+a_ring_of_four_pages_is_used() {
+	[[ $(xenstore-read "/local/domain/$(xl domid two)/device/vbd/51712/ring-page-order") = 2 ]]
+	xenstore-exists "/local/domain/$(xl domid two)/device/vbd/51712/ring-ref3"
+}
+
 xen_blkback_works_beside_us() { file_system xvdb | guest exec one; }
 
 disks_come_and_go() {
@@ -168,6 +194,9 @@ disks_come_and_go() {
 }
 
 the_syntax_of_2006_works() {
+	paused_domain brief tap:aio:/store/p.img,xvda,w tap-xl
+	connected brief
+	xl destroy brief
 	tap-xl block-attach one tap:aio:/store/c.img,xvdd,w
 	xl block-list one | grep -q "^51760 "
 	xl block-detach one xvdd
@@ -204,11 +233,18 @@ what_cannot_be_attached_says_why_and_leaves_nothing() {
 	xl block-detach two xvdc
 }
 
+# usage: paused_domain NAME DISK [COMMAND]   (COMMAND: xl, or tap-xl)
 paused_domain() {
 	local dir=/run/guest/kernel-6.1
 	printf '%s\n' "name=\"$1\"" 'type="pv"' "kernel=\"$dir/vmlinux\"" 'memory=96' \
 		"disk=['$2']" >"/run/$1.cfg"
-	xl create -q -p "/run/$1.cfg"
+	"${3-xl}" create -q -p "/run/$1.cfg"
+}
+
+# usage: connected DOMAIN
+connected() {
+	local back=$self/backend/$(kind)/$(xl domid "$1")/51712
+	[[ $(xenstore-read "$back/hotplug-status") = connected ]]
 }
 
 # Nobody answers in this domain: its nodes say what we want them to say.
@@ -321,9 +357,19 @@ a_killed_tapdisk_hurts_its_own_disk_only() {
 xen_blkback_is_not_needed() {
 	modprobe -r xen-blkback
 	paused_domain brief "$(disk xvda w aio:/store/p.img)"
-	[[ $(xenstore-read "$self/backend/$(kind)/$(xl domid brief)/51712/hotplug-status") = connected ]]
+	connected brief
 	xl destroy brief
 	nothing_left
+}
+
+# Its guest has a request in it that nobody will answer.
+a_killed_tapdisks_disk_is_detached() {
+	local domain
+	domain=$(xl domid one)
+	timeout 60 xl block-detach one xvdc || timeout 60 xl block-detach one xvdc --force
+	soon 10 bash -c "! xenstore-exists $self/backend/$(kind)/$domain/51744"
+	! tap-ctl list | grep -q c.img || die "the disk stays"
+	guest exec one <<<'dd if=/dev/xvda of=/dev/null bs=1M count=4 iflag=direct'
 }
 
 all_is_gone_when_the_guests_are() {
@@ -342,12 +388,18 @@ ended_in_order() {
 	fi
 }
 
+if (($#)); then
+	set -e
+	"$@"
+	exit
+fi
 try the_script_says_that_no_daemon_runs
 try daemon_start
 try images_are_made
-try two_guests_start
+try 300 two_guests_start
 try a_guest_with_6.1_keeps_its_files_on_qcow
 try a_guest_with_6.12_keeps_its_files_on_aio
+try a_ring_of_four_pages_is_used
 try xen_blkback_works_beside_us
 try disks_come_and_go two
 try the_syntax_of_2006_works
@@ -359,6 +411,7 @@ try tap_ctl_attaches_without_xl
 try an_image_is_mounted_on_the_host
 try a_new_daemon_finds_disks_under_load
 try a_killed_tapdisk_hurts_its_own_disk_only
+try a_killed_tapdisks_disk_is_detached
 try all_is_gone_when_the_guests_are
 try xen_blkback_is_not_needed
 try ended_in_order

@@ -33,11 +33,13 @@ DESTDIR=$work/tree meson install -C "${MESON_BUILD_ROOT:?run by meson test}" \
 	--guest-kernel 6.12 --tree "$work/tree" --lifetime 1200
 cp "$here/lab-dom0.sh" "$work/state/host/"
 code=0
-"$lab" run --state "$work/state" --timeout 800 <<END || code=$?
+"$lab" run --state "$work/state" --timeout 900 <<END >"$work/cases" || code=$?
 exec bash /host/lab-dom0.sh $xen
 END
 if ((code)); then
 	echo "--- blktapctrl's log"
-	tail -n 80 "$work/state/host/blktapctrl.log"
+	tail -n 40 "$work/state/host/blktapctrl.log"
+	echo "--- cases"
 fi
+cat "$work/cases"
 exit "$code"
