@@ -30,6 +30,7 @@ try() {
 			$((ms % 1000 / 100)) "$code" "$out"
 		what_happens | sed 's/^/     | /'
 		failed=$((failed + 1))
+		((code != 124)) || { echo "given up: it hung"; exit 1; }
 	fi
 }
 
