@@ -39,7 +39,8 @@ void td_client_close(struct td_client *client); /* NULL is fine */
 
 /*
  * params: a JSON object, or NULL for none. timeout_ms: -1 waits as long as it
- * takes; after -ETIMEDOUT or -ECONNRESET the client can only be closed.
+ * takes, else -ETIME after it; after -ETIME or -ECONNRESET the client can only be
+ * closed.
  * *result is the caller's to free. What the daemon refuses comes back with its
  * own error number and words.
  */

@@ -89,7 +89,7 @@ static int wait_for(struct td_client *client, short events, int64_t until)
 
 	if (n < 0)
 		return errno == EINTR ? 0 : -errno;
-	return n ? 0 : -ETIMEDOUT;
+	return n ? 0 : -ETIME;
 }
 
 static int send_all(struct td_client *client, const char *text, size_t len, int64_t until)
@@ -208,7 +208,7 @@ int td_client_call(struct td_client *client, const char *method, const char *par
 	}
 	if (err)
 		return failed(error, err, "%s: %s", method,
-			      err == -ETIMEDOUT	   ? "no answer in time"
+			      err == -ETIME	   ? "no answer in time"
 			      : err == -ECONNRESET ? "the other side has gone away"
 						   : strerror(-err));
 	err = read_answer(answer, result, error);

@@ -27,9 +27,11 @@ enum {
 	EXIT_NO_DISK = 4,   /* no disk of that name */
 };
 
+#define ANSWER_SECONDS 120 /* unless --timeout says otherwise */
+
 struct options {
 	struct td_args_common common;
-	const char *socket, *name, *nbd, *engine;
+	const char *socket, *timeout, *name, *nbd, *engine;
 	bool json, read_only, force, all;
 };
 
@@ -37,6 +39,7 @@ struct options {
 #define COMMON \
 	{ "json", 'j', NULL, OPTION(json), "print the answer as JSON" }, \
 	{ "socket", 's', "PATH", OPTION(socket), "of the daemon (" TD_CLIENT_SOCKET ")" }, \
+	{ "timeout", 't', "SECONDS", OPTION(timeout), "how long to wait for the answer (120)" }, \
 	TD_ARGS_COMMON(struct options)
 
 static const struct td_arg common_rows[] = {
@@ -325,6 +328,22 @@ static int print_answer(const struct command *command, const struct options *opt
 	return fflush(stdout) ? complain(EXIT_REFUSED, "cannot write the answer") : EXIT_SUCCESS;
 }
 
+/* -EINVAL: no number of seconds from 1 to a day. */
+static int timeout_ms(const struct options *options, int *out)
+{
+	char *end;
+	unsigned long seconds = ANSWER_SECONDS;
+
+	if (options->timeout) {
+		seconds = strtoul(options->timeout, &end, 10);
+		if (*options->timeout < '0' || *options->timeout > '9' || *end || !seconds ||
+		    seconds > 24 * 60 * 60)
+			return -EINVAL;
+	}
+	*out = (int)seconds * 1000;
+	return 0;
+}
+
 static int run(const struct command *command, const struct options *options, char **words)
 {
 	json_t *params = command->params(words, options);
@@ -332,16 +351,20 @@ static int run(const struct command *command, const struct options *options, cha
 	AUTO_FREE char *answer = NULL;
 	struct td_client_error error;
 	struct td_client *client;
-	int err;
+	int err, limit;
 
 	json_decref(params);
 	if (!text)
 		return complain(EXIT_USAGE, "arguments must be UTF-8");
+	if (timeout_ms(options, &limit))
+		return complain(EXIT_USAGE, "--timeout: a number of seconds, 1 to 86400");
 	err = td_client_open(options->socket, &client, &error);
 	if (err)
 		return no_daemon(err, error.text);
-	err = td_client_call(client, command->name, text, -1, &answer, &error);
+	err = td_client_call(client, command->name, text, limit, &answer, &error);
 	td_client_close(client);
+	if (err == -ETIME)
+		return complain(EXIT_NO_DAEMON, error.text);
 	if (err)
 		return complain(err == -ENODEV ? EXIT_NO_DISK : EXIT_REFUSED, error.text);
 	return print_answer(command, options, answer);

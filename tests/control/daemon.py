@@ -439,6 +439,20 @@ def hung_tapdisk_does_not_hang_the_daemon():
             asked.wait()
 
 
+def a_daemon_that_does_not_answer_is_not_waited_for_ever():
+    with harness.daemon() as d:
+        os.kill(d.process.pid, signal.SIGSTOP)
+        try:
+            asked = d.ctl("list", "--timeout", "1")
+            assert asked.status == 3 and "no answer in time" in asked.err, asked.err
+        finally:
+            os.kill(d.process.pid, signal.SIGCONT)
+        assert d.ctl("list").status == 0
+        for wrong in ("0", "-1", "x", "1x", "99999999"):
+            refused = d.ctl("list", "--timeout", wrong)
+            assert refused.status == 2 and "--timeout" in refused.err, (wrong, refused.err)
+
+
 def stop_leaves_disks_and_stop_all_does_not():
     with harness.daemon() as d:
         disk = d.attach("aio:" + d.image("img"))
