@@ -155,11 +155,10 @@ static int serve(struct tapdisk *tapdisk, const struct options *options,
 				      tapdisk, &tapdisk->control, why);
 	if (err)
 		return err;
-	td_log(td_disk_name(disk), LOG_INFO, "%s: %llu bytes, %s, %s%s%s",
+	td_log(td_disk_name(disk), LOG_INFO, "%s: %llu bytes, %s, %s",
 	       td_disk_spec(disk), (unsigned long long)td_disk_size(disk),
 	       td_disk_read_only(disk) ? "read-only" : "writable",
-	       td_disk_engine(disk), options->nbd ? ", NBD on " : "",
-	       options->nbd ? options->nbd : "");
+	       td_disk_engine(disk));
 	td_control_tell(take_fd(&tapdisk->ready_fd), 0, NULL);
 	td_loop_run(tapdisk->loop);
 	return 0;

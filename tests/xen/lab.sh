@@ -33,9 +33,11 @@ DESTDIR=$work/tree meson install -C "${MESON_BUILD_ROOT:?run by meson test}" \
 	--guest-kernel 6.12 --tree "$work/tree" --lifetime 1200
 cp "$here/lab-dom0.sh" "$work/state/host/"
 code=0
-"$lab" run --state "$work/state" --timeout 900 <<END >"$work/cases" || code=$?
+# In the background, so that a signal is heeded at once.
+"$lab" run --state "$work/state" --timeout 900 <<END >"$work/cases" &
 exec bash /host/lab-dom0.sh $xen
 END
+wait $! || code=$?
 if ((code)); then
 	echo "--- blktapctrl's log"
 	tail -n 40 "$work/state/host/blktapctrl.log"
