@@ -139,6 +139,12 @@ void td_pass(struct td_req *req);
 void td_io(struct td_req *req, struct td_file *file, uint64_t at);
 
 /*
+ * Likewise, but req comes back to step, with its error in req->err, and is ended
+ * there: for who must know when I/O has ended, and needs no child for it.
+ */
+void td_io_step(struct td_req *req, struct td_file *file, uint64_t at, td_step *step);
+
+/*
  * A new child of parent, holding one share of it; NULL when none is free right
  * now: answer with td_wait(). It is aimed with td_slice() or td_buffer(), then
  * given to td_io() or td_pass(), or ended with td_end().
@@ -195,6 +201,16 @@ struct td_defer {
 };
 /* Scheduling one that is scheduled already does nothing. */
 void td_defer(struct td_queue *queue, struct td_defer *defer);
+/* Takes a scheduled call back; in close. */
+void td_undefer(struct td_queue *queue, struct td_defer *defer);
+
+/* Calls ring(arg) once, on the queue's thread, some milliseconds after it was set;
+ * setting it again moves it. Made in open, freed in close. NULL: no memory. */
+struct td_alarm;
+struct td_alarm *td_alarm_new(struct td_queue *queue, void (*ring)(void *arg), void *arg);
+void td_alarm_set(struct td_alarm *alarm, unsigned ms);
+bool td_alarm_is_set(const struct td_alarm *alarm);
+void td_alarm_free(struct td_alarm *alarm); /* NULL is fine */
 
 /* Runs run() on a worker thread, then done() on the queue's thread. */
 struct td_work {
@@ -242,6 +258,36 @@ int td_file_truncate(struct td_file *file, uint64_t size);
  * the end, and lets the file grow over it. Falls back to sparse growth where
  * the file system cannot reserve. -ENOSPC leaves the size as it was. */
 int td_file_allocate(struct td_file *file, uint64_t at, uint64_t len);
+
+/* ---- survivor memory --------------------------------------------------- */
+
+/*
+ * Memory for changed blocks of a file that is open for writing; it outlives the
+ * process. If that is killed, whoever opens the file for writing next gets the
+ * file with these blocks written into it, stage by stage with a barrier between,
+ * before td_file_open() returns. So a change is safe from a kill as soon as it is
+ * stored here. <blktap/format.h> has the cache that uses it.
+ *
+ * count pages of page bytes (a power of two, 512 to 4096). All changes of a page
+ * are single stores, in an order that makes sense at every instant, and begin
+ * after td_survivor_dirty().
+ */
+#define TD_STAGES 8
+struct td_survivor;
+int td_survivor_new(struct td_file *file, uint32_t page, uint32_t count,
+		    struct td_survivor **out, struct td_why *why);
+/* keep: the file lacks some of it; else it is removed. NULL is fine. */
+void td_survivor_free(struct td_survivor *survivor, bool keep);
+void *td_survivor_pages(const struct td_survivor *survivor);
+/* Before a page is first touched; -ENOSPC: there is no memory for it. */
+int td_survivor_use(struct td_survivor *survivor, uint32_t slot);
+/* The page holds what the file has at that offset, and is about to be changed. */
+void td_survivor_dirty(struct td_survivor *survivor, uint32_t slot, uint64_t at,
+		       unsigned stage);
+/* That copy of it is about to be written to the file. */
+void td_survivor_writing(struct td_survivor *survivor, uint32_t slot, const void *copy);
+/* It has been; clean: the page has not changed since it was copied. */
+void td_survivor_written(struct td_survivor *survivor, uint32_t slot, int err, bool clean);
 
 /* ---- images ------------------------------------------------------------ */
 

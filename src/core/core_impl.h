@@ -56,6 +56,7 @@ struct td_disk {
 	unsigned images;
 	size_t scratch;                /* of a request, all images' together */
 	uint64_t in_flight;
+	uint64_t file_io;              /* operations on files under way */
 	uint64_t traced, own;          /* numbers given to requests */
 	struct td_disk_stats stats;
 };
@@ -67,6 +68,7 @@ struct td_slot {
 	struct list link;              /* free, or waiting */
 	unsigned shares;
 	td_step *again;                /* td_wait() */
+	td_step *io_step;              /* td_io_step() */
 	struct td_fileop op;
 	/* what td_pass() changed, to be put back at the end */
 	bool passed;

@@ -178,7 +178,7 @@ int td_disk_close(struct td_disk *disk)
 	if (!disk->top->img.read_only)
 		err = last_flush(disk);
 	/* what drivers do on their own behalf: metadata, space ahead of need */
-	while (td_loop_working(disk->loop))
+	while (td_loop_working(disk->loop) || disk->file_io)
 		td_loop_turn(disk->loop, -1);
 	image_close(disk->top);
 	disk_free(disk);

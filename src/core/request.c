@@ -97,8 +97,24 @@ static void io_done(struct td_fileop *op, int err)
 {
 	struct td_slot *slot = container_of(op, struct td_slot, op);
 
+	td_step *step = slot->io_step;
+
+	slot->req.queue->disk->file_io--;
 	slot->req.extent = op->extent;
-	td_end(&slot->req, err);
+	if (!step) {
+		td_end(&slot->req, err);
+		return;
+	}
+	slot->io_step = NULL;
+	if (err && !slot->req.err)
+		slot->req.err = err;
+	step(&slot->req);
+}
+
+void td_io_step(struct td_req *req, struct td_file *file, uint64_t at, td_step *step)
+{
+	slot_of(req)->io_step = step;
+	td_io(req, file, at);
 }
 
 void td_io(struct td_req *req, struct td_file *file, uint64_t at)
@@ -106,6 +122,7 @@ void td_io(struct td_req *req, struct td_file *file, uint64_t at)
 	struct td_slot *slot = slot_of(req);
 
 	trace_io(req, file, at);
+	req->queue->disk->file_io++;
 	slot->op.op = req->op;
 	slot->op.flags = req->flags;
 	slot->op.offset = at;
@@ -255,6 +272,56 @@ void td_req_free(struct td_req *req)
 void td_defer(struct td_queue *queue, struct td_defer *defer)
 {
 	td_loop_defer(queue->loop, defer);
+}
+
+void td_undefer(struct td_queue *queue, struct td_defer *defer)
+{
+	td_loop_undefer(queue->loop, defer);
+}
+
+struct td_alarm {
+	struct td_timer timer;
+	struct td_loop *loop;
+	void (*ring)(void *arg);
+	void *arg;
+};
+
+static void alarm_fired(struct td_timer *timer)
+{
+	struct td_alarm *alarm = container_of(timer, struct td_alarm, timer);
+
+	alarm->ring(alarm->arg);
+}
+
+struct td_alarm *td_alarm_new(struct td_queue *queue, void (*ring)(void *arg), void *arg)
+{
+	struct td_alarm *alarm = calloc(1, sizeof(*alarm));
+
+	if (!alarm)
+		return NULL;
+	alarm->timer.fired = alarm_fired;
+	alarm->loop = queue->loop;
+	alarm->ring = ring;
+	alarm->arg = arg;
+	return alarm;
+}
+
+void td_alarm_set(struct td_alarm *alarm, unsigned ms)
+{
+	td_timer_arm(alarm->loop, &alarm->timer, ms);
+}
+
+bool td_alarm_is_set(const struct td_alarm *alarm)
+{
+	return alarm->timer.armed;
+}
+
+void td_alarm_free(struct td_alarm *alarm)
+{
+	if (!alarm)
+		return;
+	td_timer_cancel(&alarm->timer);
+	free(alarm);
 }
 
 void td_work_start(struct td_queue *queue, struct td_work *work)

@@ -23,6 +23,7 @@
 
 #include "base/guard.h"
 #include "io/file_impl.h"
+#include "io/survivor.h"
 
 #define LOCK_DOES 100    /* + bit: the holder does this */
 #define LOCK_FORBIDS 200 /* + bit: the holder lets nobody else do this */
@@ -303,6 +304,8 @@ int td_file_open(struct td_files *files, const char *path, unsigned flags,
 	file->path = strdup(path);
 	if (file->path)
 		err = file_setup(file, path, flags, files, why);
+	if (!err && !files->nolock && !(flags & TD_FILE_CREATE))
+		err = survivor_adopt(file, why);
 	if (err) {
 		td_file_close(file);
 		return err;

@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Pages of tables in memory. Those of a writable image lie in survivor memory, so
+ * a change is safe from a kill once it is stored here; batch.c writes it to the
+ * file later. Memory is bounded: a miss takes the page that was unused longest,
+ * and pages that are dirty are never more than half.
+ */
+#include "format/cache.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define SIZE_DEFAULT (16 * MiB)
+#define SIZE_LIMIT (4 * GiB)
+
+/* ---- found by its place --------------------------------------------------- */
+
+static uint32_t *hash_of(struct td_cache *cache, uint64_t at)
+{
+	return &cache->hash[(at / cache->page * 0x9e3779b97f4a7c15ull >> 32) & cache->hash_mask];
+}
+
+static uint32_t slot_find(struct td_cache *cache, uint64_t at)
+{
+	uint32_t i = *hash_of(cache, at);
+
+	while (i != CACHE_NONE && cache->slot[i].at != at)
+		i = cache->slot[i].next;
+	return i;
+}
+
+static void slot_name(struct td_cache *cache, uint32_t i, uint64_t at)
+{
+	uint32_t *head = hash_of(cache, at);
+
+	cache->slot[i].at = at;
+	cache->slot[i].used = true;
+	cache->slot[i].next = *head;
+	*head = i;
+}
+
+static void slot_forget(struct td_cache *cache, uint32_t i)
+{
+	uint32_t *link = hash_of(cache, cache->slot[i].at);
+
+	while (*link != i)
+		link = &cache->slot[*link].next;
+	*link = cache->slot[i].next;
+	cache->slot[i].used = false;
+}
+
+/* ---- a slot for another page ------------------------------------------------ */
+
+static bool slot_fresh(struct td_cache *cache, uint32_t *out)
+{
+	uint32_t i = cache->fresh;
+
+	if (i == cache->count || cache->no_more)
+		return false;
+	if (cache->survivor && td_survivor_use(cache->survivor, i)) {
+		cache->no_more = true;
+		return false;
+	}
+	cache->fresh++;
+	list_init(&cache->slot[i].link);
+	*out = i;
+	return true;
+}
+
+static bool slot_take(struct td_cache *cache, uint32_t *out)
+{
+	struct list *link = list_pop(&cache->free);
+
+	if (!link && slot_fresh(cache, out))
+		return true;
+	if (!link) {
+		link = list_pop(&cache->lru);
+		if (!link)
+			return false;
+		*out = list_item(link, struct cache_slot, link) - cache->slot;
+		slot_forget(cache, *out);
+		return true;
+	}
+	*out = list_item(link, struct cache_slot, link) - cache->slot;
+	return true;
+}
+
+/* Nothing can be evicted: dirty pages are written, so that something can. */
+static int wait_for_slot(struct td_cache *cache, struct td_park *park)
+{
+	td_parks_add(&cache->for_slot, park);
+	if (cache->dirty)
+		batch_now(cache);
+	return TD_PARKED;
+}
+
+void cache_cleaned(struct td_cache *cache, uint32_t i)
+{
+	cache->dirty--;
+	list_add(&cache->lru, &cache->slot[i].link);
+}
+
+/* ---- requests ---------------------------------------------------------------- */
+
+static void load_ended(struct td_req *req)
+{
+	struct cache_req *own = req->user;
+	struct td_cache *cache = own->cache;
+	struct cache_slot *slot = &cache->slot[own->slot];
+	struct td_parks parks = slot->parks;
+	int err = req->err;
+
+	slot->parks = (struct td_parks){ 0 };
+	slot->loading = false;
+	if (err) {
+		slot_forget(cache, own->slot);
+		list_add(&cache->free, &slot->link);
+	} else {
+		list_add(&cache->lru, &slot->link);
+	}
+	cache_req_put(cache, own);
+	td_parks_go(&parks, err);
+	td_parks_go(&cache->for_slot, 0);
+}
+
+static void load(struct td_cache *cache, struct cache_req *own, uint32_t i)
+{
+	own->slot = i;
+	own->req->user = own;
+	own->req->step = load_ended;
+	own->req->err = 0;
+	td_buffer(own->req, TD_READ, cache_page(cache, i), cache->page);
+	td_io(own->req, cache->file, cache->slot[i].at);
+}
+
+struct cache_req *cache_req_get(struct td_cache *cache)
+{
+	struct list *link = list_pop(&cache->idle);
+
+	return link ? list_item(link, struct cache_req, link) : NULL;
+}
+
+void cache_req_put(struct td_cache *cache, struct cache_req *own)
+{
+	struct list *link = list_pop(&cache->to_load);
+
+	if (link)
+		load(cache, own, list_item(link, struct cache_slot, link) - cache->slot);
+	else
+		list_add(&cache->idle, &own->link);
+}
+
+/* ---- getting, and changing ----------------------------------------------------- */
+
+static void *hit(struct td_cache *cache, uint32_t i, uint64_t at)
+{
+	struct cache_slot *slot = &cache->slot[i];
+
+	if (!slot->dirty && !slot->in_batch) {
+		list_del(&slot->link);
+		list_add(&cache->lru, &slot->link);
+	}
+	return cache_page(cache, i) + (at & (cache->page - 1));
+}
+
+int td_cache_get(struct td_cache *cache, uint64_t at, struct td_park *park, void **out)
+{
+	uint64_t page = round_down(at, cache->page);
+	uint32_t i = slot_find(cache, page);
+	struct cache_req *own;
+
+	if (i != CACHE_NONE && !cache->slot[i].loading) {
+		*out = hit(cache, i, at);
+		return 0;
+	}
+	if (i == CACHE_NONE) {
+		if (!slot_take(cache, &i))
+			return wait_for_slot(cache, park);
+		slot_name(cache, i, page);
+		cache->slot[i].loading = true;
+		own = cache_req_get(cache);
+		if (own)
+			load(cache, own, i);
+		else
+			list_add(&cache->to_load, &cache->slot[i].link);
+	}
+	td_parks_add(&cache->slot[i].parks, park);
+	return TD_PARKED;
+}
+
+int td_cache_get_new(struct td_cache *cache, uint64_t at, struct td_park *park, void **out)
+{
+	uint64_t page = round_down(at, cache->page);
+	uint32_t i = slot_find(cache, page);
+
+	if (i != CACHE_NONE)
+		return td_cache_get(cache, at, park, out);
+	if (!slot_take(cache, &i))
+		return wait_for_slot(cache, park);
+	slot_name(cache, i, page);
+	memset(cache_page(cache, i), 0, cache->page);
+	list_add(&cache->lru, &cache->slot[i].link);
+	*out = cache_page(cache, i) + (at & (cache->page - 1));
+	return 0;
+}
+
+int td_cache_room(struct td_cache *cache, struct td_park *park)
+{
+	uint32_t has = cache->no_more ? cache->fresh : cache->count;
+
+	if (cache->dirty >= has / 3 && !cache->running && !cache->failed)
+		batch_now(cache);
+	if (cache->dirty < has / 2)
+		return 0;
+	if (cache->failed) {
+		batch_later(cache);
+		return cache->failed;
+	}
+	td_parks_add(&cache->for_room, park);
+	return TD_PARKED;
+}
+
+void td_cache_dirty(struct td_cache *cache, void *at, unsigned stage)
+{
+	uint32_t i = ((char *)at - cache->pages) / cache->page;
+	struct cache_slot *slot = &cache->slot[i];
+
+	if (slot->dirty)
+		return;
+	list_del(&slot->link);
+	list_add(&cache->changed, &slot->link);
+	if (!slot->in_batch) {
+		slot->stage = stage;
+		cache->dirty++;
+		td_survivor_dirty(cache->survivor, i, slot->at, stage);
+	}
+	slot->dirty = true;
+	batch_later(cache);
+}
+
+int td_cache_read(struct td_cache *cache, void *buf, size_t len, uint64_t at)
+{
+	while (len) {
+		uint64_t page = round_down(at, cache->page);
+		size_t n = min_u64(len, page + cache->page - at);
+		uint32_t i = slot_find(cache, page);
+		int err = 0;
+
+		if (i != CACHE_NONE && !cache->slot[i].loading)
+			memcpy(buf, cache_page(cache, i) + (at - page), n);
+		else
+			err = td_file_read(cache->file, buf, n, at);
+		if (err)
+			return err;
+		buf = (char *)buf + n;
+		at += n;
+		len -= n;
+	}
+	return 0;
+}
+
+/* ---- open and close -------------------------------------------------------------- */
+
+static int arena_open(struct td_cache *cache, struct td_why *why)
+{
+	size_t size = (size_t)cache->count * cache->page;
+
+	if (!cache->img->read_only) {
+		int err = td_survivor_new(cache->file, cache->page, cache->count,
+					  &cache->survivor, why);
+
+		if (!err)
+			cache->pages = td_survivor_pages(cache->survivor);
+		return err;
+	}
+	cache->pages = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (cache->pages == MAP_FAILED) {
+		cache->pages = NULL;
+		return td_fail(why, -ENOMEM, "%s: no memory", td_file_path(cache->file));
+	}
+	return 0;
+}
+
+/* calloc() of this size is memory that is not resident before it is used. */
+static int tables_open(struct td_cache *cache)
+{
+	uint32_t buckets = 1;
+
+	while (buckets < cache->count)
+		buckets *= 2;
+	cache->hash_mask = buckets - 1;
+	cache->hash = malloc(buckets * sizeof(*cache->hash));
+	cache->slot = calloc(cache->count, sizeof(*cache->slot));
+	if (!cache->hash || !cache->slot)
+		return -ENOMEM;
+	memset(cache->hash, 0xff, buckets * sizeof(*cache->hash));
+	for (unsigned i = 0; i < CACHE_REQS; i++) {
+		struct cache_req *own = &cache->req[i];
+
+		own->cache = cache;
+		own->req = td_req_new(cache->img->queue, cache->img);
+		if (!own->req)
+			return -ENOMEM;
+		list_add(&cache->idle, &own->link);
+	}
+	return batch_open(cache);
+}
+
+int td_cache_new(struct td_image *img, struct td_file *file,
+		 const struct td_cache_config *config, struct td_cache **out,
+		 struct td_why *why)
+{
+	struct td_cache *cache = calloc(1, sizeof(*cache));
+	uint64_t size = config->size ? config->size : SIZE_DEFAULT;
+	int err;
+
+	if (!cache)
+		return td_fail(why, -ENOMEM, "%s: no memory", td_file_path(file));
+	cache->img = img;
+	cache->file = file;
+	cache->page = config->page;
+	cache->shows = config->shows;
+	cache->count = max_u64(min_u64(size, SIZE_LIMIT) / config->page, CACHE_LEAST);
+	list_init(&cache->free);
+	list_init(&cache->lru);
+	list_init(&cache->changed);
+	list_init(&cache->idle);
+	list_init(&cache->to_load);
+	err = tables_open(cache);
+	if (err)
+		td_fail(why, err, "%s: no memory", td_file_path(file));
+	else
+		err = arena_open(cache, why);
+	if (err) {
+		td_cache_free(cache);
+		return err;
+	}
+	*out = cache;
+	return 0;
+}
+
+void td_cache_free(struct td_cache *cache)
+{
+	if (!cache)
+		return;
+	batch_close(cache);
+	for (unsigned i = 0; i < CACHE_REQS; i++)
+		td_req_free(cache->req[i].req);
+	if (cache->survivor)
+		td_survivor_free(cache->survivor, cache->dirty);
+	else if (cache->pages)
+		munmap(cache->pages, (size_t)cache->count * cache->page);
+	free(cache->slot);
+	free(cache->hash);
+	free(cache);
+}
