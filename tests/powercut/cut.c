@@ -1,79 +1,51 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What a cut leaves of the file, and what the disk may hold then; see cut.h.
+ * What a cut leaves of the files, and what the disk may hold then; see cut.h.
  */
 #include "cut.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-/* ---- which deeds must have happened ---------------------------------------- */
-
-static bool deed_synced(const struct record *record, const struct deed *deed, uint64_t at)
+static bool deed_must(const struct deed *deed, const struct cut *cut)
 {
-	if (deed->ended == NEVER || deed->ended > at)
-		return false;
-	if (deed->dsync)
-		return true;
-	for (unsigned i = 0; i < record->deeds; i++) {
-		const struct deed *sync = &record->deed[i];
-		if (sync->event == TD_EV_SYNC && sync->issued > deed->ended &&
-		    sync->ended <= at && !sync->err)
-			return true;
-	}
-	return false;
+	return (cut->kill ? deed->ended : deed->safe) <= cut->at;
 }
 
-static bool deed_settled(const struct record *record, const struct deed *deed,
-			 const struct cut *cut)
+bool cut_begin(const struct log *log, uint64_t at, bool kill, struct cut *cut)
 {
-	if (cut->kill)
-		return deed->ended <= cut->at;
-	return deed_synced(record, deed, cut->at);
-}
-
-bool cut_begin(const struct record *record, uint64_t at, bool kill, struct cut *cut)
-{
-	*cut = (struct cut){ .at = at, .kill = kill };
-	for (unsigned i = 0; i < record->deeds; i++) {
-		const struct deed *deed = &record->deed[i];
-		if (deed->issued > at || deed->event == TD_EV_SYNC || deed->err ||
-		    deed_settled(record, deed, cut))
+	cut->at = at;
+	cut->kill = kill;
+	cut->loose = false;
+	cut->frees = 0;
+	cut->seed = 0;
+	for (unsigned i = 0; i < log->deeds && log->deed[i].issued <= at; i++) {
+		const struct deed *deed = &log->deed[i];
+		if (deed->event == TD_EV_SYNC || deed->err || deed_must(deed, cut))
 			continue;
 		if (cut->frees == FREE_MAX)
 			return false;
 		cut->free[cut->frees++] = i;
 	}
+	cut_set_all(cut, DONE);
 	return true;
 }
 
-static enum fate fate_of(const struct record *record, const struct cut *cut, unsigned deed)
+void cut_set_all(struct cut *cut, enum fate fate)
 {
-	for (unsigned i = 0; i < cut->frees; i++)
-		if (cut->free[i] == deed)
-			return cut->fate[i];
-	return record->deed[deed].issued <= cut->at ? DONE : LOST;
+	memset(cut->fate, fate, cut->frees);
 }
 
-/* ---- the file ---------------------------------------------------------------- */
+/* ---- the files ----------------------------------------------------------------- */
 
-struct image {
-	char *data;
-	uint64_t size, room;
-	bool size_broken; /* a change of size was lost: so are all later free ones */
+struct deal {
+	struct store *store;
+	const struct deed *deed;
+	enum fate fate;
+	bool must, loose;
+	bool *lost_size; /* a change of the file's size was lost */
+	struct rnd *rnd;
 };
-
-static void image_resize(struct image *image, uint64_t size)
-{
-	if (size > image->room) {
-		image->room = round_up(size * 2, 4096);
-		image->data = realloc(image->data, image->room);
-	}
-	if (size > image->size)
-		memset(image->data + image->size, 0, size - image->size);
-	image->size = size;
-}
 
 static bool sector_happened(struct rnd *rnd, enum fate fate, uint64_t i, uint64_t edge)
 {
@@ -87,62 +59,60 @@ static bool sector_happened(struct rnd *rnd, enum fate fate, uint64_t i, uint64_
 	return false;
 }
 
-static void image_write(struct image *image, const struct deed *deed, enum fate fate,
-			struct rnd *rnd)
+static void change_bytes(struct deal *deal, const char *data)
 {
+	const struct deed *deed = deal->deed;
 	uint64_t sectors = (deed->len + SECTOR - 1) / SECTOR;
-	uint64_t edge = sectors > 1 ? 1 + rnd_below(rnd, sectors - 1) : 0;
+	uint64_t edge = sectors > 1 ? 1 + rnd_below(deal->rnd, sectors - 1) : 0;
 
-	for (uint64_t i = 0; i < sectors; i++) {
-		uint64_t from = i * SECTOR, at = deed->offset + from;
-		if (at >= image->size || !sector_happened(rnd, fate, i, edge))
+	if (deal->fate == DONE && data)
+		store_write(deal->store, deed->offset, data, deed->len);
+	else if (deal->fate == DONE)
+		store_zero(deal->store, deed->offset, deed->len);
+	if (deal->fate <= DONE)
+		return;
+	for (uint64_t i = 0, at = 0; i < sectors; i++, at += SECTOR) {
+		uint64_t n = min_u64(SECTOR, deed->len - at);
+		if (!sector_happened(deal->rnd, deal->fate, i, edge))
 			continue;
-		memcpy(image->data + at, deed->data + from,
-		       min_u64(min_u64(SECTOR, deed->len - from), image->size - at));
+		if (data)
+			store_write(deal->store, deed->offset + at, data + at, n);
+		else
+			store_zero(deal->store, deed->offset + at, n);
 	}
 }
 
-static void image_zero(struct image *image, uint64_t offset, uint64_t len)
+static void change_size(struct deal *deal, uint64_t to)
 {
-	if (offset < image->size)
-		memset(image->data + offset, 0, min_u64(len, image->size - offset));
+	if (deal->fate == LOST)
+		*deal->lost_size = true;
+	else if (!*deal->lost_size || deal->loose)
+		store_resize(deal->store, to);
 }
 
-/* Does the deed change the size, and may it still? */
-static bool size_change(struct image *image, uint64_t to, enum fate fate)
+static void deal_with(struct deal *deal)
 {
-	if (fate == LOST)
-		image->size_broken = true;
-	if (image->size_broken)
-		return false;
-	image_resize(image, to);
-	return true;
-}
-
-static void image_apply(struct image *image, const struct deed *deed, enum fate fate,
-			bool settled, struct rnd *rnd)
-{
+	const struct deed *deed = deal->deed;
 	uint64_t end = deed->offset + deed->len;
 
-	if (settled)
-		image->size_broken = false;
+	if (deal->must)
+		*deal->lost_size = false;
 	switch (deed->event) {
 	case TD_EV_TRUNCATE:
-		size_change(image, deed->offset, fate);
+		change_size(deal, deed->offset);
 		break;
 	case TD_EV_ALLOCATE:
-		if (end > image->size)
-			size_change(image, end, fate);
+		if (end > deal->store->size)
+			change_size(deal, end);
 		break;
 	case TD_EV_WRITE:
-		if (end > image->size)
-			size_change(image, end, fate);
-		image_write(image, deed, fate, rnd);
+		if (end > deal->store->size)
+			change_size(deal, end);
+		change_bytes(deal, deed->data);
 		break;
 	case TD_EV_PUNCH:
 	case TD_EV_ZERO:
-		if (fate != LOST)
-			image_zero(image, deed->offset, deed->len);
+		change_bytes(deal, NULL);
 		break;
 	case TD_EV_READ:
 	case TD_EV_SYNC:
@@ -150,103 +120,137 @@ static void image_apply(struct image *image, const struct deed *deed, enum fate 
 	}
 }
 
-char *cut_file(const struct record *record, const struct cut *cut, uint64_t *size)
+void rebuild_begin(struct rebuild *rebuild, const struct log *log)
 {
-	struct image image = { 0 };
-	struct rnd rnd = { cut->seed };
-
-	image_resize(&image, record->before_size);
-	memcpy(image.data, record->before, record->before_size);
-	for (unsigned i = 0; i < record->deeds; i++) {
-		const struct deed *deed = &record->deed[i];
-		if (deed->issued > cut->at || deed->err)
-			continue;
-		image_apply(&image, deed, fate_of(record, cut, i),
-			    deed_settled(record, deed, cut), &rnd);
-	}
-	*size = image.size;
-	return image.data;
+	*rebuild = (struct rebuild){ .log = log };
+	for (unsigned i = 0; i < log->files; i++)
+		store_copy(&rebuild->base[i], &log->file[i].before);
 }
 
-/* ---- the disk ------------------------------------------------------------------ */
+static void base_advance(struct rebuild *rebuild, uint64_t at)
+{
+	const struct log *log = rebuild->log;
+	struct rnd rnd = { 0 };
+	bool lost_size = false;
+
+	for (; rebuild->first < log->deeds; rebuild->first++) {
+		const struct deed *deed = &log->deed[rebuild->first];
+		struct deal deal = { &rebuild->base[deed->file], deed, DONE, true, false,
+				     &lost_size, &rnd };
+		if (deed->issued > at)
+			break;
+		if (deed->err || deed->event == TD_EV_SYNC)
+			continue;
+		if (deed->safe > at)
+			break;
+		deal_with(&deal);
+	}
+}
+
+void rebuild_cut(struct rebuild *rebuild, const struct cut *cut)
+{
+	const struct log *log = rebuild->log;
+	bool lost_size[LOG_FILES] = { false };
+	struct rnd rnd = { cut->seed };
+	unsigned free = 0;
+
+	base_advance(rebuild, cut->at);
+	for (unsigned i = 0; i < log->files; i++)
+		store_copy(&rebuild->now[i], &rebuild->base[i]);
+	for (unsigned i = rebuild->first; i < log->deeds && log->deed[i].issued <= cut->at; i++) {
+		const struct deed *deed = &log->deed[i];
+		bool is_free;
+		if (deed->err)
+			continue;
+		while (free < cut->frees && cut->free[free] < i)
+			free++;
+		is_free = free < cut->frees && cut->free[free] == i;
+		struct deal deal = {
+			&rebuild->now[deed->file], deed, is_free ? cut->fate[free] : DONE,
+			!is_free, cut->loose, &lost_size[deed->file], &rnd,
+		};
+		deal_with(&deal);
+	}
+}
+
+uint64_t rebuild_hash(const struct rebuild *rebuild)
+{
+	uint64_t hash = 0;
+
+	for (unsigned i = 0; i < rebuild->log->files; i++)
+		hash = mix(hash, store_hash(&rebuild->now[i]));
+	return hash;
+}
+
+void rebuild_end(struct rebuild *rebuild)
+{
+	for (unsigned i = 0; i < rebuild->log->files; i++) {
+		store_free(&rebuild->base[i]);
+		store_free(&rebuild->now[i]);
+	}
+}
+
+/* ---- the disk -------------------------------------------------------------------- */
+
+static bool changes_disk(const struct asked *ask)
+{
+	return ask->op == TD_WRITE || ask->op == TD_WRITE_ZEROES || ask->op == TD_DISCARD;
+}
 
 /* Is what the request wrote to stay? */
-static bool ask_kept(const struct record *record, const struct asked *ask,
-		     const struct cut *cut)
+static bool ask_kept(const struct asked *ask, uint64_t at, bool kill)
 {
-	if (ask->ended > cut->at || ask->err)
-		return false;
-	if (cut->kill || ask->flags & TD_FUA)
-		return true;
-	for (unsigned i = 0; i < record->asks; i++) {
-		const struct asked *flush = &record->asked[i];
-		if (flush->op == TD_FLUSH && flush->issued > ask->ended &&
-		    flush->ended <= cut->at && !flush->err)
-			return true;
-	}
-	return false;
+	return !ask->err && (kill ? min_u64(ask->ended, ask->safe) : ask->safe) <= at;
 }
 
 /* Requests in flight together touch no common sector: their order is that in
  * which they were sent. */
-void cut_model(const struct record *record, const struct cut *cut, struct model *model)
+void cut_model(const struct log *log, uint64_t at, bool kill, struct model *model)
 {
-	model_init(model, record->disk_size, record->tag);
-	for (unsigned i = 0; i < record->asks; i++) {
-		const struct asked *ask = &record->asked[i];
-		if (ask->issued > cut->at)
+	model_init(model, log->disk_size, log->tag);
+	for (unsigned i = 0; i < log->asks; i++) {
+		const struct asked *ask = &log->asked[i];
+		if (ask->issued > at || !changes_disk(ask))
 			continue;
-		if (ask->op == TD_DISCARD)
-			model_maybe(model, ask->offset, ask->len, TAG_ZERO);
-		else if (ask->op != TD_WRITE && ask->op != TD_WRITE_ZEROES)
-			continue;
-		else if (ask_kept(record, ask, cut))
+		if (ask->op != TD_DISCARD && ask_kept(ask, at, kill))
 			model_set(model, ask->offset, ask->len, ask->tag);
 		else
 			model_maybe(model, ask->offset, ask->len, ask->tag);
 	}
 }
 
-static uint64_t mix(uint64_t hash, uint64_t value)
+uint64_t cut_model_hash(const struct log *log, uint64_t at, bool kill)
 {
-	struct rnd rnd = { hash ^ value * 0x9e3779b97f4a7c15ull };
+	uint64_t hash = 0;
 
-	return rnd_next(&rnd);
-}
-
-uint64_t cut_hash(const struct record *record, const struct cut *cut)
-{
-	uint64_t hash = cut->kill;
-
-	for (unsigned i = 0; i < record->deeds && record->deed[i].issued <= cut->at; i++)
-		if (fate_of(record, cut, i) != LOST)
-			hash = mix(hash, i * 8 + fate_of(record, cut, i));
-	for (unsigned i = 0; i < record->asks; i++)
-		if (ask_kept(record, &record->asked[i], cut))
-			hash = mix(hash, 0x100000 + i);
-	for (unsigned i = 0; i < cut->frees; i++)
-		if (cut->fate[i] > DONE)
-			hash = mix(hash, cut->seed);
+	for (unsigned i = 0; i < log->asks && log->asked[i].issued <= at; i++)
+		if (changes_disk(&log->asked[i]))
+			hash = mix(hash, 2 * i + ask_kept(&log->asked[i], at, kill));
 	return hash;
 }
 
-void cut_print(const struct record *record, const struct cut *cut)
+/* ---- words ------------------------------------------------------------------------ */
+
+void cut_print(const struct log *log, const struct cut *cut)
 {
 	static const char *const word[] = {
 		[LOST] = "lost", [DONE] = "done", [TORN_HEAD] = "torn, head kept",
 		[TORN_TAIL] = "torn, tail kept", [TORN_MIX] = "torn, mixed",
 	};
 
-	printf("# %s at %llu of %llu; what was free then:\n", cut->kill ? "kill" : "power cut",
-	       (unsigned long long)cut->at, (unsigned long long)record->clock);
+	printf("# %s at %llu of %llu%s; what was free then:\n", cut->kill ? "kill" : "power cut",
+	       (unsigned long long)cut->at, (unsigned long long)log->clock,
+	       cut->loose ? ", sizes loose" : "");
 	for (unsigned i = 0; i < cut->frees; i++) {
-		const struct deed *deed = &record->deed[cut->free[i]];
-		printf("#   %s %llu+%llu issued %llu: %s\n", hook_event_name(deed->event),
-		       (unsigned long long)deed->offset, (unsigned long long)deed->len,
-		       (unsigned long long)deed->issued, word[cut->fate[i]]);
+		const struct deed *deed = &log->deed[cut->free[i]];
+		const char *name = strrchr(log->file[deed->file].path, '/');
+		printf("#   %s %s %llu+%llu issued %llu: %s\n", name ? name + 1 : "",
+		       hook_event_name(deed->event), (unsigned long long)deed->offset,
+		       (unsigned long long)deed->len, (unsigned long long)deed->issued,
+		       word[cut->fate[i]]);
 	}
-	for (unsigned i = 0; i < record->asks; i++) {
-		const struct asked *ask = &record->asked[i];
+	for (unsigned i = 0; i < log->asks; i++) {
+		const struct asked *ask = &log->asked[i];
 		if (ask->issued <= cut->at && ask->ended > cut->at)
 			printf("#   request %u of %llu+%llu was in flight\n", ask->op,
 			       (unsigned long long)ask->offset, (unsigned long long)ask->len);

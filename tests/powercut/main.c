@@ -1,46 +1,74 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The power-cut explorer. Again and again:
+ * The power-cut explorer; see explore.h for its parts and docs/power-cuts.md for
+ * what it shows.
  *
- *   run      a random workload on a fresh image, file operations shuffled,
- *            written down (record.c)
- *   cut      at every instant, with all the ways in which what was not synced
- *            may have happened where these are few, and the telling ones (all,
- *            none, one missing, one only, torn) and random ones where not (cut.c)
- *   look     the file that is left opens read-only, its check finds nothing, and
- *            every sector holds what the promises allow
- *   go on    it opens for writing, and takes writes everywhere; a cluster with
- *            two owners shows now
+ * Runs alternate between fixed seeds, the same every time, and those that follow
+ * from a seed that is printed.
  */
 #include <err.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
-#include "cut.h"
+#include "base/rule.h"
 #include "drivers/builtin.h"
+#include "explore.h"
 
-#define DISK_SIZE (2 * MiB + 384 * KiB) /* two tables of 4 KiB */
-#define FLYING 6
+#define OUTSIDE_EVERY 150 /* states, and qemu-img is asked too */
+#define SEEN_ROOM (1u << 22)
 
 struct explorer {
 	struct suite suite;
-	unsigned states, per_run; /* wanted in all, and of one run */
-	unsigned seconds;         /* instead of states, when given */
-	unsigned done, kills, runs, steps;
-	struct target state;      /* the image of a cut */
-	struct record record;
+	const struct format *format;
+	unsigned states, per_run, steps; /* wanted in all; of a run, and its requests */
+	unsigned seconds;                /* instead of states, when given */
+	bool seeded, keep;
+	uint64_t began_ms, seed;
+	unsigned runs, kills, torn, again;
+	struct log log;
+	struct rebuild rebuild;
+	struct judge judge;
+	struct model model;              /* allowed at the instant of ... */
+	uint64_t model_hash;
+	uint64_t *seen;                  /* states that were judged: a hash table */
 };
 
 /* What is being looked at, for fail(). */
 static const struct explorer *looking;
 static const struct cut *looking_at;
+static const char *broken_rule;
+
+/* ---- rules that are broken on purpose ---------------------------------------------- */
+
+extern const struct td_rule __start_td_rules[], __stop_td_rules[];
+
+bool td_rule_holds(const struct td_rule *rule)
+{
+	return !broken_rule || strcmp(rule->name, broken_rule);
+}
+
+static bool rule_known(const char *name)
+{
+	for (const struct td_rule *rule = __start_td_rules; rule < __stop_td_rules; rule++)
+		if (!strcmp(rule->name, name))
+			return true;
+	return false;
+}
+
+static void rules_list(void)
+{
+	for (const struct td_rule *rule = __start_td_rules; rule < __stop_td_rules; rule++)
+		printf("%s\n", rule->name);
+}
+
+/* ---- the end -------------------------------------------------------------------------- */
 
 static void scratch_remove(const struct explorer *ex)
 {
@@ -53,22 +81,25 @@ static void scratch_remove(const struct explorer *ex)
 
 void fail(const char *fmt, ...)
 {
+	bool noticed = broken_rule && looking_at;
 	va_list args;
 
-	printf("not ok: ");
+	printf(noticed ? "noticed: " : "not ok: ");
 	va_start(args, fmt);
 	vprintf(fmt, args);
 	va_end(args);
 	printf("\n");
 	if (looking)
-		printf("# seed %llu, run %u, after %u states\n",
-		       (unsigned long long)looking->suite.seed, looking->runs, looking->done);
+		printf("# %s, seed %llu, after %u states\n", looking->format->name,
+		       (unsigned long long)looking->seed, looking->judge.judged);
 	if (looking_at)
-		cut_print(&looking->record, looking_at);
-	fflush(stdout);
-	if (looking)
+		cut_print(&looking->log, looking_at);
+	if (looking && looking->keep)
+		printf("# the files are in %s\n", looking->suite.dir);
+	else if (looking)
 		scratch_remove(looking);
-	_exit(1);
+	fflush(stdout);
+	_exit(noticed ? 0 : 1);
 }
 
 void skip(const char *fmt, ...)
@@ -85,477 +116,275 @@ void skip(const char *fmt, ...)
 	exit(77);
 }
 
-/* ---- the workload -------------------------------------------------------------- */
+/* ---- a run ------------------------------------------------------------------------------ */
 
-static enum td_op op_pick(struct rig *rig, struct rnd *rnd)
-{
-	uint64_t n = rnd_below(rnd, 100);
-
-	if (n < 62)
-		return TD_WRITE;
-	if (n < 74)
-		return TD_WRITE_ZEROES;
-	if (n < 82 && rig->can & TD_CAN_DISCARD)
-		return TD_DISCARD;
-	return TD_FLUSH;
-}
-
-/* A few hot places in each table, parts of clusters, whole ones, several. */
-static void span_pick(struct rig *rig, struct rnd *rnd, struct io *io)
-{
-	static const unsigned sectors[] = { 1, 3, 8, 8, 16, 70, 260 };
-	uint64_t hot = rnd_below(rnd, 5) * 480 * KiB;
-	uint64_t at = rnd_below(rnd, 4) ? hot + rnd_below(rnd, 400) * SECTOR :
-		rnd_below(rnd, rig->size / SECTOR) * SECTOR;
-	uint64_t len = sectors[rnd_below(rnd, ARRAY_SIZE(sectors))] * SECTOR;
-
-	if (rnd_below(rnd, 2))
-		at = round_down(at, 4096);
-	io->offset = min_u64(at, rig->size - SECTOR);
-	io->len = min_u64(len, rig->size - io->offset);
-}
-
-static bool overlaps(const struct io *a, const struct io *b)
-{
-	return a->len && b->len && a->offset < b->offset + b->len &&
-	       b->offset < a->offset + a->len;
-}
-
-struct flight {
-	struct io io;
-	unsigned ask;
-	bool up, told;
-};
-
-/* The answer counts from when it is seen: in the turn that brings it. */
-static void note_answers(struct record *record, struct flight *flight)
-{
-	for (unsigned i = 0; i < FLYING; i++) {
-		if (!flight[i].up || flight[i].told || !flight[i].io.ended)
-			continue;
-		flight[i].told = true;
-		record_answered(record, flight[i].ask, flight[i].io.err);
-	}
-}
-
-static void land(struct rig *rig, struct record *record, struct flight *all, struct flight *one)
-{
-	while (!one->io.ended) {
-		rig_turn(rig);
-		note_answers(record, all);
-	}
-	note_answers(record, all);
-	int err = io_wait(&one->io);
-	require(!err, "the workload met an error: %s", strerror(-err));
-	io_free(&one->io);
-	one->up = false;
-}
-
-static void run_workload(struct explorer *ex, struct rig *rig, struct rnd *rnd)
-{
-	struct flight flight[FLYING] = { 0 };
-	unsigned since_flush = 0;
-
-	for (unsigned i = 0; i < ex->steps; i++) {
-		struct io io = { .op = op_pick(rig, rnd), .tag = TAG_FIRST + i };
-		if (++since_flush > 7)
-			io.op = TD_FLUSH;
-		if (io.op == TD_FLUSH)
-			since_flush = 0;
-		else
-			span_pick(rig, rnd, &io);
-		if (io.op == TD_WRITE && !rnd_below(rnd, 9))
-			io.flags = TD_FUA;
-		if (io.op == TD_WRITE_ZEROES && rnd_below(rnd, 2))
-			io.flags = TD_MAY_UNMAP;
-		for (unsigned j = 0; j < FLYING; j++)
-			if (flight[j].up && (overlaps(&flight[j].io, &io)))
-				land(rig, &ex->record, flight, &flight[j]);
-		unsigned slot = rnd_below(rnd, FLYING);
-		if (flight[slot].up)
-			land(rig, &ex->record, flight, &flight[slot]);
-		flight[slot] = (struct flight){ .io = io, .up = true };
-		flight[slot].ask = record_asked(&ex->record, &io);
-		io_start(rig, &flight[slot].io);
-		note_answers(&ex->record, flight);
-		for (uint64_t turns = rnd_below(rnd, 5); turns; turns--) {
-			rig_turn(rig);
-			note_answers(&ex->record, flight);
-		}
-	}
-	for (unsigned j = 0; j < FLYING; j++)
-		if (flight[j].up)
-			land(rig, &ex->record, flight, &flight[j]);
-}
-
-static void record_run(struct explorer *ex, struct rnd *rnd)
-{
-	struct suite *suite = &ex->suite;
-	struct target target;
-	struct rig rig;
-	struct td_why why = { "" };
-
-	suite->shuffle = true;
-	suite->seed = rnd_next(rnd);
-	target_make(suite, DISK_SIZE, &target);
-	rig_prepare(&rig, suite);
-	record_start(&ex->record, &rig, &target);
-	int err = rig_try_open(&rig, &target, &why);
-	require(!err, "open: %s (%s)", why.text, strerror(-err));
-	ex->record.disk_size = rig.size;
-	run_workload(ex, &rig, rnd);
-	if (rnd_below(rnd, 2)) { /* half of the runs: the close is part of it */
-		rig_close(&rig);
-	} else {
-		rig.options.hook = NULL;
-		uint64_t clock = ex->record.clock;
-		unsigned deeds = ex->record.deeds;
-		rig_close(&rig);
-		ex->record.clock = clock;
-		while (ex->record.deeds > deeds)
-			free(ex->record.deed[--ex->record.deeds].data);
-	}
-	rig_end(&rig);
-	unlink(target.path);
-	suite->shuffle = false;
-}
-
-/* ---- looking at what is left ------------------------------------------------------ */
-
-static bool all_zero(const char *data, size_t len)
-{
-	return !data[0] && !memcmp(data, data + 1, len - 1);
-}
-
-static void state_write(const struct explorer *ex, const char *data, uint64_t size)
-{
-	int fd = open(ex->state.path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-
-	require(fd >= 0 && !ftruncate(fd, size), "%s: %s", ex->state.path, strerror(errno));
-	for (uint64_t at = 0; at < size; at += 4096) {
-		size_t n = min_u64(4096, size - at);
-		if (all_zero(data + at, n))
-			continue;
-		require(pwrite(fd, data + at, n, at) == (ssize_t)n, "%s: %s", ex->state.path,
-			strerror(errno));
-	}
-	close(fd);
-}
-
-static void state_open(struct explorer *ex, struct rig *rig, bool read_only,
-		       struct model *model)
+static void rig_open_for(struct explorer *ex, struct rig *rig, const struct target *target,
+			 bool logged)
 {
 	struct td_why why = { "" };
 
 	rig_prepare(rig, &ex->suite);
-	rig->options.read_only = read_only;
-	rig->model = *model;
-	int err = rig_try_open(rig, &ex->state, &why);
-	require(!err, "open %s: %s (%s)", read_only ? "read-only" : "for writing", why.text,
-		strerror(-err));
+	if (logged)
+		log_attach(&ex->log, rig);
+	int err = rig_try_open(rig, target, &why);
+	require(!err, "open: %s (%s)", why.text, strerror(-err));
+	ex->log.disk_size = rig->size;
 }
 
-/* Every second piece, then all others: who shares a place is found out. */
-static void write_everywhere(struct rig *rig)
+static void rig_over(struct rig *rig)
 {
-	enum { PIECE = 64 * KiB, COUNT = (DISK_SIZE / PIECE + 2) / 2 };
-	static struct io io[COUNT];
+	int err = rig_close(rig);
 
-	for (unsigned odd = 0; odd < 2; odd++) {
-		unsigned count = 0;
-		for (uint64_t at = odd * PIECE; at < rig->size; at += 2 * PIECE) {
-			io[count] = (struct io){ .op = TD_WRITE, .offset = at, .tag = 1000000,
-						 .len = min_u64(PIECE, rig->size - at) };
-			io_start(rig, &io[count++]);
-		}
-		for (unsigned i = 0; i < count; i++) {
-			int err = io_wait(&io[i]);
-			require(!err, "write after the cut: %s", strerror(-err));
-			model_set(&rig->model, io[i].offset, io[i].len, io[i].tag);
-			io_free(&io[i]);
-		}
-		rig_expect_all(rig);
-	}
-	rig_do(rig, TD_FLUSH, 0, 0, 0);
-}
-
-static void look_at(struct explorer *ex, const struct cut *cut)
-{
-	struct model model = { 0 };
-	struct rig rig;
-	uint64_t size;
-	char *data = cut_file(&ex->record, cut, &size);
-
-	looking_at = cut;
-	state_write(ex, data, size);
-	free(data);
-	cut_model(&ex->record, cut, &model);
-	state_open(ex, &rig, true, &model);
-	rig_check(&rig);
-	rig_expect_all(&rig);
-	model = rig.model;
-	rig_close(&rig);
-	state_open(ex, &rig, false, &model);
-	write_everywhere(&rig);
-	rig_check(&rig);
-	int err = rig_close(&rig);
 	require(!err, "close: %s", strerror(-err));
-	rig_end(&rig);
-	looking_at = NULL;
-	ex->done++;
-	ex->kills += cut->kill;
+	rig_end(rig);
 }
 
-/* ---- which cuts -------------------------------------------------------------------- */
-
-struct cuts {
-	struct cut *cut;
-	uint64_t *hash;
-	unsigned count, room;
-	unsigned telling; /* of them, the first: just after an answer */
-};
-
-static void cuts_add(struct explorer *ex, struct cuts *cuts, const struct cut *cut)
+/* In half of the runs the image has been used before, and in half of them its
+ * closing is part of the run. */
+static void record_run(struct explorer *ex, const struct target *target, struct rnd *rnd)
 {
-	uint64_t hash = cut_hash(&ex->record, cut);
+	struct work work = { .tag = TAG_FIRST };
+	struct rig rig;
 
-	for (unsigned i = 0; i < cuts->count; i++)
-		if (cuts->hash[i] == hash)
-			return;
-	if (cuts->count == cuts->room) {
-		cuts->room = cuts->room * 2 + 256;
-		cuts->cut = realloc(cuts->cut, cuts->room * sizeof(*cuts->cut));
-		cuts->hash = realloc(cuts->hash, cuts->room * sizeof(*cuts->hash));
+	ex->suite.shuffle = true;
+	log_init(&ex->log, target->tag);
+	if (rnd_below(rnd, 2)) {
+		work_draw(&work, ex->steps, rnd);
+		rig_open_for(ex, &rig, target, false);
+		work_do(&work, &rig, &ex->log, rnd);
+		rig_over(&rig);
+		log_settle(&ex->log);
 	}
-	cuts->hash[cuts->count] = hash;
-	cuts->cut[cuts->count++] = *cut;
+	work_draw(&work, ex->steps, rnd);
+	rig_open_for(ex, &rig, target, true);
+	work_do(&work, &rig, &ex->log, rnd);
+	if (rnd_below(rnd, 2))
+		log_detach(&ex->log, &rig);
+	rig_over(&rig);
+	ex->suite.shuffle = false;
+	log_finish(&ex->log);
 }
 
-static void set_all(struct cut *cut, enum fate fate)
+/* ---- its states --------------------------------------------------------------------------- */
+
+static bool enough(const struct explorer *ex)
 {
-	memset(cut->fate, fate, cut->frees);
+	if (ex->seconds)
+		return td_now_ms() - ex->began_ms > ex->seconds * 1000ull;
+	return ex->judge.judged >= ex->states;
 }
 
-static void add_all_subsets(struct explorer *ex, struct cuts *cuts, struct cut *cut)
+/* Notes a state; false: it has been judged before. */
+static bool seen_add(struct explorer *ex, uint64_t hash)
 {
-	for (unsigned set = 0; set < 1u << cut->frees; set++) {
-		for (unsigned i = 0; i < cut->frees; i++)
-			cut->fate[i] = set >> i & 1 ? DONE : LOST;
-		cuts_add(ex, cuts, cut);
+	hash |= !hash;
+	for (unsigned i = hash % SEEN_ROOM, n = 0; n < 64; i = (i + 1) % SEEN_ROOM, n++) {
+		if (ex->seen[i] == hash)
+			return false;
+		if (!ex->seen[i]) {
+			ex->seen[i] = hash;
+			return true;
+		}
 	}
+	return true; /* the table is full: it may be judged twice */
 }
 
-/* All, none, one missing, one only; then random ones. */
-static void add_telling_subsets(struct explorer *ex, struct cuts *cuts, struct cut *cut,
-				struct rnd *rnd)
+static void model_renew(struct explorer *ex, const struct cut *cut)
 {
-	set_all(cut, DONE);
-	cuts_add(ex, cuts, cut);
-	set_all(cut, LOST);
-	cuts_add(ex, cuts, cut);
-	for (unsigned i = 0; i < cut->frees; i++) {
-		set_all(cut, DONE);
-		cut->fate[i] = LOST;
-		cuts_add(ex, cuts, cut);
-		set_all(cut, LOST);
-		cut->fate[i] = DONE;
-		cuts_add(ex, cuts, cut);
-	}
-	for (unsigned n = 0; n < 6; n++) {
-		for (unsigned i = 0; i < cut->frees; i++)
-			cut->fate[i] = rnd_below(rnd, 2) ? DONE : LOST;
-		cuts_add(ex, cuts, cut);
-	}
+	uint64_t hash = cut_model_hash(&ex->log, cut->at, cut->kill);
+
+	if (ex->model.cell && hash == ex->model_hash)
+		return;
+	model_free(&ex->model);
+	cut_model(&ex->log, cut->at, cut->kill, &ex->model);
+	ex->model_hash = hash;
 }
 
-static void add_torn(struct explorer *ex, struct cuts *cuts, struct cut *cut, struct rnd *rnd)
+static bool is_torn(const struct cut *cut)
 {
-	for (unsigned n = 0; n < 4 && cut->frees; n++) {
-		set_all(cut, n % 2 ? DONE : LOST);
-		cut->seed = rnd_next(rnd);
-		for (unsigned i = 0; i < cut->frees; i++)
-			if (!rnd_below(rnd, 2))
-				cut->fate[i] = TORN_HEAD + rnd_below(rnd, 3);
-		cuts_add(ex, cuts, cut);
-	}
-	cut->seed = 0;
-}
-
-/* What has just been promised is most easily broken now. */
-static bool just_answered(const struct record *record, uint64_t at, bool kill)
-{
-	for (unsigned i = 0; i < record->asks; i++) {
-		const struct asked *ask = &record->asked[i];
-		if (ask->ended == at)
-			return kill || ask->op == TD_FLUSH || ask->flags & TD_FUA;
-	}
+	for (unsigned i = 0; i < cut->frees; i++)
+		if (cut->fate[i] > DONE)
+			return true;
 	return false;
 }
 
-static void cuts_at(struct explorer *ex, struct cuts *cuts, uint64_t at, bool kill,
-		    struct rnd *rnd)
+static bool look_at(void *arg, const struct cut *cut)
 {
-	static struct cut cut;
+	struct explorer *ex = arg;
 
-	if (!cut_begin(&ex->record, at, kill, &cut))
-		return;
-	if (cut.frees <= 4)
-		add_all_subsets(ex, cuts, &cut);
-	else
-		add_telling_subsets(ex, cuts, &cut, rnd);
-	add_torn(ex, cuts, &cut, rnd);
-}
-
-static void cuts_find(struct explorer *ex, struct cuts *cuts, struct rnd *rnd)
-{
-	for (unsigned telling = 2; telling-- > 0;) {
-		for (uint64_t at = 1; at <= ex->record.clock; at++)
-			for (unsigned kill = 0; kill < 2; kill++)
-				if (just_answered(&ex->record, at, kill) == telling)
-					cuts_at(ex, cuts, at, kill, rnd);
-		if (telling)
-			cuts->telling = cuts->count;
+	looking_at = cut;
+	rebuild_cut(&ex->rebuild, cut);
+	model_renew(ex, cut);
+	if (seen_add(ex, mix(mix(rebuild_hash(&ex->rebuild), ex->model_hash), ex->runs))) {
+		judge_state(&ex->judge, &ex->rebuild, &ex->model,
+			    ex->judge.judged % OUTSIDE_EVERY == OUTSIDE_EVERY / 2);
+		ex->kills += cut->kill;
+		ex->torn += is_torn(cut);
+	} else {
+		ex->again++;
 	}
+	looking_at = NULL;
+	return !enough(ex);
 }
 
-/* Takes one out: half of the time one of the telling ones. */
-static struct cut cuts_take(struct cuts *cuts, struct rnd *rnd)
+static void run_explore(struct explorer *ex, uint64_t seed)
 {
-	bool telling = cuts->telling && rnd_below(rnd, 2);
-	unsigned i = rnd_below(rnd, telling ? cuts->telling : cuts->count);
-	struct cut cut = cuts->cut[i];
+	struct rnd rnd = { seed };
+	struct target target;
 
-	if (i < cuts->telling) {
-		cuts->cut[i] = cuts->cut[--cuts->telling];
-		i = cuts->telling;
+	ex->seed = ex->suite.seed = seed;
+	format_make(ex->format, &ex->suite, &target);
+	record_run(ex, &target, &rnd);
+	rebuild_begin(&ex->rebuild, &ex->log);
+	judge_begin(&ex->judge, &ex->suite, ex->format, &target, &ex->log, rnd_next(&rnd));
+	cuts_visit(&ex->log, ex->format->kills, ex->per_run, &rnd, look_at, ex);
+	judge_end(&ex->judge);
+	rebuild_end(&ex->rebuild);
+	model_free(&ex->model);
+	log_free(&ex->log);
+	scratch_remove(ex);
+	require(!mkdir(ex->suite.dir, 0700), "%s: %s", ex->suite.dir, strerror(errno));
+	ex->runs++;
+}
+
+static void explore(struct explorer *ex, uint64_t seed)
+{
+	ex->began_ms = td_now_ms();
+	while (!enough(ex)) {
+		bool fixed = !ex->seeded && ex->runs % 2 == 0;
+		run_explore(ex, fixed ? 1 + ex->runs / 2 : seed + ex->runs / 2);
 	}
-	cuts->cut[i] = cuts->cut[--cuts->count];
-	return cut;
-}
-
-static bool enough(const struct explorer *ex, uint64_t began)
-{
-	if (ex->seconds)
-		return td_now_ms() - began > ex->seconds * 1000ull;
-	return ex->done >= ex->states;
-}
-
-static void explore(struct explorer *ex)
-{
-	uint64_t began = td_now_ms(), found = 0;
-	struct rnd rnd = { ex->suite.seed };
-	uint64_t seed = ex->suite.seed;
-
-	while (!enough(ex, began)) {
-		struct cuts cuts = { 0 };
-		record_run(ex, &rnd);
-		ex->suite.seed = seed;
-		ex->runs++;
-		cuts_find(ex, &cuts, &rnd);
-		found += cuts.count;
-		for (unsigned n = 0; n < ex->per_run && cuts.count && !enough(ex, began); n++) {
-			struct cut cut = cuts_take(&cuts, &rnd);
-			look_at(ex, &cut);
-		}
-		free(cuts.cut);
-		free(cuts.hash);
-		record_free(&ex->record);
-	}
-	if (!ex->done)
+	if (!ex->judge.judged)
 		errx(2, "no time to look at a state: nothing is shown");
-	printf("ok: %u states, %u of them of kills, out of %llu found in %u runs, %llu s\n",
-	       ex->done, ex->kills, (unsigned long long)found, ex->runs,
-	       (unsigned long long)(td_now_ms() - began) / 1000);
+	printf("%s: %s: %u states (%u of kills, %u torn, %u marked dirty, %u also by qemu-img), "
+	       "%u that came again, %u runs, %llu s\n", broken_rule ? "not ok" : "ok",
+	       ex->format->name, ex->judge.judged, ex->kills, ex->torn, ex->judge.marked,
+	       ex->judge.outside, ex->again, ex->runs,
+	       (unsigned long long)(td_now_ms() - ex->began_ms) / 1000);
+	if (broken_rule)
+		printf("not ok: that %s is broken was NOT NOTICED\n", broken_rule);
 }
 
-/* ---- the command --------------------------------------------------------------------- */
+/* ---- the command --------------------------------------------------------------------------- */
 
 static const char usage[] =
-"usage: powercut [OPTION...] TYPE [SPEC]\n"
-"Cuts the power at every instant of random runs on images of that type.\n"
-"  -n, --states N      looks at N states, 2000\n"
+"usage: powercut [OPTION...] ROW\n"
+"       powercut [OPTION...] --break RULE\n"
+"       powercut --list | --rules\n"
+"Cuts the power at every instant of random runs on images as ROW says, and judges\n"
+"what is left; or breaks a rule and ends well if that is noticed.\n"
+"  -n, --states N      judges N states; otherwise as many as CI does\n"
 "  -T, --seconds S     or for so long\n"
-"  -r, --per-run N     states of one run, 250\n"
-"  -w, --steps N       requests of a run, 60\n"
-"  -o, --overlay       images over a raw backing file\n"
-"  -z, --packed        images come from qemu-img, with compressed clusters\n"
-"  -c, --cluster BYTES create images with clusters of this size\n"
+"  -r, --per-run N     states of one run, about: 400\n"
+"  -w, --steps N       requests of a run, at most: 60\n"
 "  -a, --align BYTES   pretend that files demand this alignment\n"
 "  -e, --engine NAME   io_uring or libaio\n"
-"  -S, --seed N        of what is random; printed otherwise\n";
+"  -S, --seed N        the first run's; the next ones follow. None is fixed then\n"
+"  -k, --keep          leave the files of a state that is wrong\n"
+"  -b, --break RULE    ends with 0 if that is noticed\n"
+"  -l, --list          rows\n"
+"  -L, --rules         rules that can be broken\n";
 
 static const struct option options[] = {
 	{ "states", 1, NULL, 'n' }, { "seconds", 1, NULL, 'T' }, { "per-run", 1, NULL, 'r' },
-	{ "steps", 1, NULL, 'w' }, { "overlay", 0, NULL, 'o' }, { "align", 1, NULL, 'a' },
-	{ "packed", 0, NULL, 'z' },
-	{ "cluster", 1, NULL, 'c' },
-	{ "engine", 1, NULL, 'e' }, { "seed", 1, NULL, 'S' }, { NULL },
+	{ "steps", 1, NULL, 'w' }, { "align", 1, NULL, 'a' }, { "engine", 1, NULL, 'e' },
+	{ "seed", 1, NULL, 'S' }, { "keep", 0, NULL, 'k' }, { "break", 1, NULL, 'b' },
+	{ "list", 0, NULL, 'l' }, { "rules", 0, NULL, 'L' }, { NULL },
 };
 
-static int parse(struct explorer *ex, int argc, char **argv)
+static void rows_list(void)
+{
+	for (const struct format *row = formats; row->name; row++)
+		printf("%s\n", row->name);
+}
+
+static const struct format *row_find(const char *name)
+{
+	for (const struct format *row = formats; row->name; row++)
+		if (!strcmp(row->name, name))
+			return row;
+	errx(2, "there is no row %s; --list tells which there are", name);
+}
+
+static void rule_break(struct explorer *ex, const char *name)
+{
+	const struct broken *row = broken_rules;
+
+	while (row->rule && strcmp(row->rule, name))
+		row++;
+	if (!row->rule || !rule_known(name))
+		errx(2, "there is no rule %s; --rules tells which there are", name);
+	broken_rule = row->rule;
+	ex->format = row_find(row->row);
+	if (row->steps)
+		ex->steps = row->steps;
+}
+
+static int parse(struct explorer *ex, int argc, char **argv, uint64_t *seed)
 {
 	int c;
 
-	while ((c = getopt_long(argc, argv, "n:T:r:w:oza:c:e:S:", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, "n:T:r:w:a:e:S:kb:lL", options, NULL)) != -1) {
 		switch (c) {
 		case 'n': ex->states = atoi(optarg); break;
 		case 'T': ex->seconds = atoi(optarg); break;
 		case 'r': ex->per_run = atoi(optarg); break;
-		case 'w': ex->steps = atoi(optarg); break;
-		case 'o': ex->suite.overlay = true; break;
-		case 'z': ex->suite.packed = true; break;
+		case 'w': ex->steps = max_u64(atoi(optarg), 8); break;
 		case 'a': ex->suite.align = atoi(optarg); break;
-		case 'c': ex->suite.cluster = atoi(optarg); break;
 		case 'e': ex->suite.engine = optarg; break;
-		case 'S': ex->suite.seed = strtoull(optarg, NULL, 0); break;
+		case 'S': *seed = strtoull(optarg, NULL, 0); ex->seeded = true; break;
+		case 'k': ex->keep = true; break;
+		case 'b': rule_break(ex, optarg); break;
+		case 'l': rows_list(); exit(0);
+		case 'L': rules_list(); exit(0);
 		default:  return -1;
 		}
 	}
-	return optind < argc ? 0 : -1;
+	if (!ex->format && optind + 1 == argc)
+		ex->format = row_find(argv[optind++]);
+	return ex->format && optind == argc ? 0 : -1;
 }
 
-static void find_driver(struct suite *suite, const char *type)
+static void suite_make(struct explorer *ex)
 {
+	struct suite *suite = &ex->suite;
 	struct td_why why = { "" };
+	const char *root = access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm";
 
 	require(!td_registry_new(NULL, &suite->registry), "no registry");
 	require(!td_registry_add_all(suite->registry, td_builtin_drivers, td_builtin_aliases),
 		"no drivers");
-	suite->driver = td_registry_find(suite->registry, type, &why);
+	suite->driver = td_registry_find(suite->registry, ex->format->type, &why);
 	require(suite->driver, "%s", why.text);
-}
-
-static void scratch_make(struct explorer *ex)
-{
-	const char *root = access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm";
-
-	snprintf(ex->suite.dir, sizeof(ex->suite.dir), "%s/blktap-powercut.XXXXXX", root);
-	require(mkdtemp(ex->suite.dir), "%s: %s", ex->suite.dir, strerror(errno));
-	snprintf(ex->state.path, sizeof(ex->state.path), "%s/state", ex->suite.dir);
-	snprintf(ex->state.spec, sizeof(ex->state.spec), "%s:%s", ex->suite.driver->name,
-		 ex->state.path);
+	suite->spec = ex->format->template;
+	suite->overlay = ex->format->overlay;
+	suite->packed = ex->format->packed;
+	suite->cluster = ex->format->cluster;
+	snprintf(suite->dir, sizeof(suite->dir), "%s/blktap-powercut.XXXXXX", root);
+	require(mkdtemp(suite->dir), "%s: %s", suite->dir, strerror(errno));
 }
 
 int main(int argc, char **argv)
 {
 	static struct explorer ex = {
-		.suite = { .exact = true }, .states = 2000, .per_run = 250, .steps = 60,
+		.suite = { .exact = true }, .per_run = 400, .steps = 60,
 	};
+	uint64_t seed = td_now_us() % 1000000000;
 
-	ex.suite.seed = td_now_us() % 1000000000;
-	if (parse(&ex, argc, argv)) {
+	if (parse(&ex, argc, argv, &seed)) {
 		fputs(usage, stderr);
 		return 2;
 	}
-	find_driver(&ex.suite, argv[optind]);
-	ex.suite.spec = argv[optind + 1];
-	scratch_make(&ex);
-	printf("# %s%s, seed %llu\n", argv[optind], ex.suite.overlay ? ", overlay" : "",
-	       (unsigned long long)ex.suite.seed);
+	if (!ex.states)
+		ex.states = broken_rule ? 8000 : ex.format->states * 1000;
+	suite_make(&ex);
+	ex.seen = calloc(SEEN_ROOM, sizeof(*ex.seen));
+	printf("# %s, seed %llu\n", ex.format->name, (unsigned long long)seed);
 	fflush(stdout);
 	looking = &ex;
-	explore(&ex);
+	explore(&ex, seed);
 	scratch_remove(&ex);
 	td_registry_free(ex.suite.registry);
-	return 0;
+	free(ex.seen);
+	return broken_rule ? 1 : 0;
 }

@@ -26,6 +26,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/rule.h"
 #include "drivers/qcow/qcow.h"
 
 static void part_ended(struct qcow_piece *piece, int err)
@@ -63,7 +64,7 @@ static void mapped(struct qcow_change *change, int err)
 
 	if (!err && grow->links < grow->page->link_failed)
 		err = grow->page->link_err;
-	if (!err && !grow->page->linked)
+	if (!err && !grow->page->linked && td_rule("qcow-table-linked-before-answer"))
 		qcow_page_await_link(grow);
 	else
 		over(grow, err);
@@ -114,6 +115,10 @@ static void written(struct td_req *kid)
 	qcow_bounce_put(qcow, grow);
 	if (kid->err) {
 		over(grow, kid->err);
+		return;
+	}
+	if (!td_rule("qcow-data-before-entry")) {
+		qcow_table_stage(&grow->page->table, &grow->change);
 		return;
 	}
 	qcow->barrier_pieces++;

@@ -14,6 +14,7 @@
  */
 #include <errno.h>
 
+#include "base/rule.h"
 #include "drivers/qcow/qcow.h"
 
 #define STEP_MIN (2 * MiB)
@@ -29,7 +30,9 @@ static int grow_run(struct td_work *work)
 		space->target = space->need;
 		err = td_file_truncate(qcow->file, space->target);
 	}
-	return err ? err : td_file_sync(qcow->file);
+	if (err || !td_rule("qcow-room-before-entry"))
+		return err;
+	return td_file_sync(qcow->file);
 }
 
 static void go_all(struct list *pieces, int err)

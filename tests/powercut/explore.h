@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The parts of the explorer. Again and again:
+ *
+ *   run      random requests on an image, file operations shuffled, written
+ *            down (work.c, log.c)
+ *   cut      at every instant, what was not safe done, lost or torn (choose.c,
+ *            cut.c)
+ *   judge    the files that are left: check, content, going on (judge.c)
+ *
+ * A format is a row of the table in formats.c.
+ */
+#ifndef POWERCUT_EXPLORE_H
+#define POWERCUT_EXPLORE_H
+
+#include "cut.h"
+
+#define DISK_SIZE (2 * MiB + 384 * KiB)
+
+struct format {
+	const char *name;
+	const char *type;      /* the driver */
+	const char *options;   /* ",key=value..." for every open; NULL: none */
+	/* How an image is made: by a template (suite/target.c); by a command, in
+	 * which %f is the image, %b a raw backing file of %s bytes; by qemu-img,
+	 * compressed (packed); or else by the driver's create(). */
+	const char *template;
+	const char *make;
+	bool overlay;          /* over a raw file */
+	bool packed;
+	uint32_t cluster;      /* for create(); 0: its default */
+	uint64_t size;         /* of the disk; 0: DISK_SIZE */
+	unsigned states;       /* that CI looks at, in thousands */
+	/* A killed process leaves all in the image's own files: kills are looked
+	 * at too. */
+	bool kills;
+	/* An outside judge: qemu-img's name of the format, and whether its check
+	 * knows it. NULL: none. */
+	const char *qemu;
+	bool qemu_checks;
+};
+
+extern const struct format formats[]; /* ends with a row without a name */
+
+/* A rule (base/rule.h), and on which row and how breaking it is noticed. */
+struct broken {
+	const char *rule, *row;
+	unsigned steps;        /* longest run; 0: as always */
+};
+
+extern const struct broken broken_rules[]; /* likewise */
+
+void format_make(const struct format *format, struct suite *suite, struct target *target);
+
+/* ---- work.c ---- */
+
+/* What a run is made of; drawn anew for each. */
+struct work {
+	unsigned steps;       /* requests */
+	unsigned flying;      /* at a time, at most */
+	unsigned flush_every; /* requests, at most */
+	unsigned percent_discard, percent_zero;
+	uint32_t tag;         /* of the next write */
+};
+
+void work_draw(struct work *work, unsigned max_steps, struct rnd *rnd);
+void work_do(struct work *work, struct rig *rig, struct log *log, struct rnd *rnd);
+
+/* ---- judge.c ---- */
+
+struct judge {
+	struct td_file_hook base; /* sees what opening and writing change */
+	struct suite *suite;
+	const struct format *format;
+	const struct target *target;
+	const struct log *log;
+	struct mirror mirror[LOG_FILES];
+	bool read_only;
+	struct rnd rnd;
+	unsigned judged, marked, outside; /* states; dirty ones; by qemu-img */
+	bool no_outside;
+};
+
+void judge_begin(struct judge *judge, struct suite *suite, const struct format *format,
+		 const struct target *target, const struct log *log, uint64_t seed);
+/* The state that was rebuilt; fails if it is wrong. outside: ask qemu-img too. */
+void judge_state(struct judge *judge, const struct rebuild *rebuild, const struct model *allowed,
+		 bool outside);
+void judge_end(struct judge *judge);
+
+#endif
