@@ -15,14 +15,12 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
 
 #define EVENTS_PER_TURN 64
 #define ROUNDS_PER_TURN 16
-#define LOOK_NS 20000 /* how long the loop looks before it sleeps */
 #define WORKERS 4
 #define WORKER_STACK (128 * 1024)
 
@@ -38,8 +36,6 @@ struct td_loop {
 	struct list flush_hooks, waiters;
 	struct td_defer *defer_first, **defer_last;
 	bool more;            /* to send, before one may wait */
-	uint64_t last_ns;     /* when something happened last */
-	uint64_t gap_ns;      /* between what happens, a running mean */
 
 	pthread_mutex_t lock; /* guards all below */
 	pthread_cond_t to_do;
@@ -313,7 +309,7 @@ static struct td_waiter *waiter_find(struct td_loop *loop, unsigned *count)
 	return busy;
 }
 
-static bool watches_run(struct td_loop *loop, int timeout_ms)
+static void watches_run(struct td_loop *loop, int timeout_ms)
 {
 	int count = epoll_wait(loop->epoll_fd, loop->ready, EVENTS_PER_TURN, timeout_ms);
 
@@ -326,50 +322,19 @@ static bool watches_run(struct td_loop *loop, int timeout_ms)
 			watch->ready(watch, event->events);
 	}
 	loop->ready_count = 0;
-	return count > 0;
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000000000ull + now.tv_nsec;
-}
-
-/* A long silence counts as a few short ones, so that it is soon forgotten. */
-static void happened(struct td_loop *loop)
-{
-	uint64_t now = now_ns(), gap = min_u64(now - loop->last_ns, 8 * LOOK_NS);
-
-	loop->gap_ns = (loop->gap_ns * 7 + gap) / 8;
-	loop->last_ns = now;
-}
-
-/* To fall asleep and be woken costs both sides several microseconds: where
- * something has been happening all the time, looking again is cheaper. */
-static bool looks_again(const struct td_loop *loop)
-{
-	return loop->gap_ns < LOOK_NS && now_ns() - loop->last_ns < LOOK_NS;
 }
 
 static void wait_and_serve(struct td_loop *loop, int timeout_ms)
 {
 	int ms = wait_ms(loop, timeout_ms);
 	struct td_waiter *waiter;
-	unsigned busy, waited = TD_WAITED_FD;
+	unsigned busy;
 
-	if (ms && looks_again(loop))
-		ms = 0;
 	waiter = waiter_find(loop, &busy);
-	if (waiter) {
-		waited = waiter->wait(waiter, loop->epoll_fd, busy > 1 && ms ? 1 : ms);
-		ms = 0;
-	}
-	if (waited & TD_WAITED_FD && watches_run(loop, ms))
-		waited |= TD_WAITED_DONE;
-	if (waited & TD_WAITED_DONE)
-		happened(loop);
+	if (!waiter)
+		watches_run(loop, ms);
+	else if (waiter->wait(waiter, loop->epoll_fd, busy > 1 && ms ? 1 : ms))
+		watches_run(loop, 0);
 	timers_run(loop);
 }
 

@@ -74,16 +74,12 @@ void td_loop_del_flush(struct td_flush_hook *hook);
 /*
  * An I/O engine that has transfers in the kernel waits there for them, and for
  * the loop's watches at the same time. wait() returns when something has been
- * completed, when fd may have become readable, or after timeout_ms (-1: never),
- * and says which. Of several that are busy one waits, for a millisecond at most.
+ * completed, when fd has become readable (then true), or after timeout_ms (-1:
+ * never). Of several that are busy one waits, for a millisecond at most.
  */
-enum td_waited {
-	TD_WAITED_DONE = 1 << 0, /* transfers have ended */
-	TD_WAITED_FD = 1 << 1,   /* look at fd */
-};
 struct td_waiter {
 	bool (*busy)(struct td_waiter *waiter);
-	unsigned (*wait)(struct td_waiter *waiter, int fd, int timeout_ms);
+	bool (*wait)(struct td_waiter *waiter, int fd, int timeout_ms);
 	struct list link;
 };
 void td_loop_add_waiter(struct td_loop *loop, struct td_waiter *waiter);

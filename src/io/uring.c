@@ -146,15 +146,7 @@ static void poll_prepare(struct uring *uring, int fd)
 	uring->polling = true;
 }
 
-/* Only looks. */
-static unsigned uring_look(struct uring *uring)
-{
-	if (uring->defers)
-		io_uring_get_events(&uring->ring);
-	return (ring_reap(uring) ? TD_WAITED_DONE : 0) | TD_WAITED_FD;
-}
-
-static unsigned uring_wait(struct td_waiter *waiter, int fd, int timeout_ms)
+static bool uring_wait(struct td_waiter *waiter, int fd, int timeout_ms)
 {
 	struct uring *uring = container_of(waiter, struct uring, waiter);
 	struct __kernel_timespec limit = {
@@ -162,20 +154,17 @@ static unsigned uring_wait(struct td_waiter *waiter, int fd, int timeout_ms)
 		.tv_nsec = timeout_ms % 1000 * 1000000ll,
 	};
 	struct io_uring_cqe *cqe;
-	unsigned waited;
 
-	if (!timeout_ms)
-		return uring_look(uring);
 	uring->polled = false;
 	poll_prepare(uring, fd);
 	/* without a poll, watches are looked at again after a moment */
-	if (!uring->polling)
+	if (!uring->polling && timeout_ms)
 		limit = (struct __kernel_timespec){ .tv_nsec = 1000000 };
 	io_uring_submit_and_wait_timeout(&uring->ring, &cqe, 1,
 					 timeout_ms < 0 && uring->polling ? NULL : &limit,
 					 NULL);
-	waited = ring_reap(uring) ? TD_WAITED_DONE : 0;
-	return waited | (uring->polled || !uring->polling ? TD_WAITED_FD : 0);
+	ring_reap(uring);
+	return uring->polled || !uring->polling;
 }
 
 /* ---- open and close -------------------------------------------------------- */
