@@ -59,7 +59,7 @@ void tag_describe(const void *sector, char *text, size_t size)
 	memcpy(word, sector, SECTOR);
 	uint32_t tag = (uint32_t)word[0];
 	sector_make(made, word[1], tag);
-	if (!memcmp(word, made, SECTOR)) {
+	if (tag != TAG_ZERO && !memcmp(word, made, SECTOR)) {
 		snprintf(text, size, "tag %u of sector %llu", tag, (unsigned long long)word[1]);
 		return;
 	}
