@@ -146,6 +146,8 @@ void cuts_visit(const struct log *log, bool kills, unsigned budget, struct rnd *
 	for (uint64_t at = log->began + 1; at <= log->clock && !choice.enough; at++) {
 		for (unsigned kill = 0; kill <= kills && !choice.enough; kill++) {
 			uint64_t chance = just_promised(log, at, kill) ? 3 * wanted : wanted;
+			if (kill && log->survives && !log_survivors(log, at))
+				continue;
 			if (!cut_begin(log, at, kill, &choice.cut))
 				continue;
 			visit_prefix(&choice, kills, kill);

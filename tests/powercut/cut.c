@@ -42,12 +42,12 @@ struct deal {
 	struct store *store;
 	const struct deed *deed;
 	enum fate fate;
-	bool must, loose;
+	bool must, kill, loose;
 	bool *lost_size; /* a change of the file's size was lost */
 	struct rnd *rnd;
 };
 
-static bool sector_happened(struct rnd *rnd, enum fate fate, uint64_t i, uint64_t edge)
+static bool piece_happened(struct rnd *rnd, enum fate fate, uint64_t i, uint64_t edge)
 {
 	switch (fate) {
 	case LOST:      return false;
@@ -59,11 +59,13 @@ static bool sector_happened(struct rnd *rnd, enum fate fate, uint64_t i, uint64_
 	return false;
 }
 
+/* A drive tears between sectors, a kernel whose caller is killed between pages. */
 static void change_bytes(struct deal *deal, const char *data)
 {
 	const struct deed *deed = deal->deed;
-	uint64_t sectors = (deed->len + SECTOR - 1) / SECTOR;
-	uint64_t edge = sectors > 1 ? 1 + rnd_below(deal->rnd, sectors - 1) : 0;
+	uint64_t grain = deal->kill ? 4096 : SECTOR, n;
+	uint64_t pieces = (deed->offset % grain + deed->len + grain - 1) / grain;
+	uint64_t edge = pieces > 1 ? 1 + rnd_below(deal->rnd, pieces - 1) : 0;
 
 	if (deal->fate == DONE && data)
 		store_write(deal->store, deed->offset, data, deed->len);
@@ -71,9 +73,9 @@ static void change_bytes(struct deal *deal, const char *data)
 		store_zero(deal->store, deed->offset, deed->len);
 	if (deal->fate <= DONE)
 		return;
-	for (uint64_t i = 0, at = 0; i < sectors; i++, at += SECTOR) {
-		uint64_t n = min_u64(SECTOR, deed->len - at);
-		if (!sector_happened(deal->rnd, deal->fate, i, edge))
+	for (uint64_t i = 0, at = 0; at < deed->len; i++, at += n) {
+		n = min_u64(grain - (deed->offset + at) % grain, deed->len - at);
+		if (!piece_happened(deal->rnd, deal->fate, i, edge))
 			continue;
 		if (data)
 			store_write(deal->store, deed->offset + at, data + at, n);
@@ -136,7 +138,7 @@ static void base_advance(struct rebuild *rebuild, uint64_t at)
 	for (; rebuild->first < log->deeds; rebuild->first++) {
 		const struct deed *deed = &log->deed[rebuild->first];
 		struct deal deal = { &rebuild->base[deed->file], deed, DONE, true, false,
-				     &lost_size, &rnd };
+				     false, &lost_size, &rnd };
 		if (deed->issued > at)
 			break;
 		if (deed->err || deed->event == TD_EV_SYNC)
@@ -167,7 +169,7 @@ void rebuild_cut(struct rebuild *rebuild, const struct cut *cut)
 		is_free = free < cut->frees && cut->free[free] == i;
 		struct deal deal = {
 			&rebuild->now[deed->file], deed, is_free ? cut->fate[free] : DONE,
-			!is_free, cut->loose, &lost_size[deed->file], &rnd,
+			!is_free, cut->kill, cut->loose, &lost_size[deed->file], &rnd,
 		};
 		deal_with(&deal);
 	}

@@ -5,7 +5,7 @@
  *
  * What must have happened: after a power cut, the deeds that were safe (log.h);
  * after a kill, those that had ended. All others that were issued are free: each
- * may have happened, not, or in part (any of its sectors).
+ * may have happened, not, or in part (any of its sectors; after a kill, pages).
  *
  * Sizes: a file system changes the size of a file in order, so once a free
  * change of it is lost the later free ones are too, and what was written past

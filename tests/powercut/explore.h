@@ -31,9 +31,7 @@ struct format {
 	uint32_t cluster;      /* for create(); 0: its default */
 	uint64_t size;         /* of the disk; 0: DISK_SIZE */
 	unsigned states;       /* that CI looks at, in thousands */
-	/* A killed process leaves all in the image's own files: kills are looked
-	 * at too. */
-	bool kills;
+	bool kills;            /* are looked at too */
 	/* An outside judge: qemu-img's name of the format, and whether its check
 	 * knows it. NULL: none. */
 	const char *qemu;
@@ -76,16 +74,19 @@ struct judge {
 	const struct log *log;
 	struct mirror mirror[LOG_FILES];
 	bool read_only;
+	char survivors_in[300]; /* the folder */
 	struct rnd rnd;
-	unsigned judged, marked, outside; /* states; dirty ones; by qemu-img */
+	/* states; dirty ones; adopted ones; also by qemu-img */
+	unsigned judged, marked, adopted, outside;
 	bool no_outside;
 };
 
 void judge_begin(struct judge *judge, struct suite *suite, const struct format *format,
 		 const struct target *target, const struct log *log, uint64_t seed);
-/* The state that was rebuilt; fails if it is wrong. outside: ask qemu-img too. */
-void judge_state(struct judge *judge, const struct rebuild *rebuild, const struct model *allowed,
-		 bool outside);
+/* The state that was rebuilt; fails if it is wrong. survivors: memory that a kill
+ * left, or NULL. outside: ask qemu-img too. */
+void judge_state(struct judge *judge, const struct rebuild *rebuild,
+		 const struct survivors *survivors, const struct model *allowed, bool outside);
 void judge_end(struct judge *judge);
 
 #endif

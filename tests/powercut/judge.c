@@ -3,6 +3,9 @@
  * Is what a cut has left right? A state is put into the very files of the run,
  * then
  *
+ * (after a kill also: what it left in survivor memory; then it is opened for writing
+ * at once)
+ *
  *   look     opened read-only: nothing is changed by that; the check finds at
  *            most leaks, or the image says that it is dirty; every sector holds
  *            what the promises allow
@@ -248,12 +251,14 @@ static void write_somewhere(struct judge *judge, struct rig *rig)
 	rig_expect_all(rig);
 }
 
-static void go_on(struct judge *judge, struct model *model)
+static void go_on(struct judge *judge, struct model *model, bool looked)
 {
 	struct rig rig;
 
 	judge_open(judge, &rig, false, model);
 	expect_sound(&rig, "opened for writing after the cut");
+	if (!looked)
+		rig_expect_all(&rig);
 	if (rnd_below(&judge->rnd, 6))
 		write_somewhere(judge, &rig);
 	else
@@ -275,6 +280,7 @@ void judge_begin(struct judge *judge, struct suite *suite, const struct format *
 	judge->target = target;
 	judge->log = log;
 	judge->rnd.s = seed;
+	snprintf(judge->survivors_in, sizeof(judge->survivors_in), "%s/survivors", suite->dir);
 	for (unsigned i = 0; i < log->files; i++)
 		mirror_open(&judge->mirror[i], log->file[i].path);
 }
@@ -285,9 +291,27 @@ void judge_end(struct judge *judge)
 		mirror_close(&judge->mirror[i]);
 }
 
-void judge_state(struct judge *judge, const struct rebuild *rebuild, const struct model *allowed,
-		 bool outside)
+/* What a kill left in memory is for the next who writes: only he sees all. */
+static void judge_opened(struct judge *judge, struct model *model, bool survives, bool outside)
 {
+	bool dirty = false;
+
+	if (survives)
+		judge->adopted++;
+	else
+		dirty = look(judge, model);
+	judge->marked += dirty;
+	if (outside && !dirty && !survives)
+		ask_qemu(judge, model);
+	go_on(judge, model, !survives);
+	if (outside)
+		ask_qemu(judge, model);
+}
+
+void judge_state(struct judge *judge, const struct rebuild *rebuild,
+		 const struct survivors *survivors, const struct model *allowed, bool outside)
+{
+	bool survives = survivors && survivors->count;
 	struct model model = { 0 };
 
 	for (unsigned i = 0; i < judge->log->files; i++) {
@@ -295,15 +319,9 @@ void judge_state(struct judge *judge, const struct rebuild *rebuild, const struc
 		if (judge->judged % 64 == 0)
 			mirror_expect(&judge->mirror[i], &rebuild->now[i]);
 	}
+	survivors_put(survivors, judge->survivors_in);
 	model_copy(&model, allowed);
-	outside = outside && qemu_there(judge);
-	bool dirty = look(judge, &model);
-	if (outside && !dirty)
-		ask_qemu(judge, &model);
-	go_on(judge, &model);
-	if (outside)
-		ask_qemu(judge, &model);
+	judge_opened(judge, &model, survives, outside && qemu_there(judge));
 	model_free(&model);
 	judge->judged++;
-	judge->marked += dirty;
 }

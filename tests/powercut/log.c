@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-void log_init(struct log *log, uint32_t tag)
+void log_init(struct log *log, uint32_t tag, const char *survivors_in)
 {
-	*log = (struct log){ .tag = tag };
+	*log = (struct log){ .tag = tag, .survivors_in = survivors_in };
 	pthread_mutex_init(&log->lock, NULL);
 }
 
@@ -19,9 +19,41 @@ void log_free(struct log *log)
 		free(log->deed[i].data);
 	for (unsigned i = 0; i < log->files; i++)
 		store_free(&log->file[i].before);
+	for (unsigned i = 0; i < log->taken; i++)
+		survivors_free(&log->survivors[i]);
+	free(log->survivors);
 	free(log->deed);
 	free(log->asked);
 	pthread_mutex_destroy(&log->lock);
+}
+
+/* ---- survivor memory --------------------------------------------------------- */
+
+/* The clock has ticked; with the lock held, so that no other thread moves it on. */
+static void survivors_note(struct log *log)
+{
+	const struct survivors *before;
+
+	if (!log->survivors_in || !log->base.begin || !pthread_equal(log->loop, pthread_self()))
+		return;
+	if (log->taken == log->taken_room) {
+		log->taken_room = log->taken_room * 2 + 64;
+		log->survivors = realloc(log->survivors,
+					 log->taken_room * sizeof(*log->survivors));
+	}
+	before = log->taken ? &log->survivors[log->taken - 1] : NULL;
+	struct survivors *now = &log->survivors[log->taken++];
+	survivors_take(now, before, log->survivors_in);
+	now->at = log->clock;
+	log->survives |= now->count > 0;
+}
+
+const struct survivors *log_survivors(const struct log *log, uint64_t at)
+{
+	for (unsigned i = 0; i < log->taken; i++)
+		if (log->survivors[i].at == at)
+			return &log->survivors[i];
+	return NULL;
 }
 
 /* ---- deeds ------------------------------------------------------------------- */
@@ -53,6 +85,7 @@ unsigned log_deed(struct log *log, const char *path, const struct deed *deed)
 	log->deed[i].file = file_find(log, path);
 	log->deed[i].issued = ++log->clock;
 	log->deed[i].ended = NEVER;
+	survivors_note(log);
 	pthread_mutex_unlock(&log->lock);
 	return i;
 }
@@ -62,6 +95,7 @@ void log_deed_ended(struct log *log, unsigned deed, int err)
 	pthread_mutex_lock(&log->lock);
 	log->deed[deed].ended = ++log->clock;
 	log->deed[deed].err = err;
+	survivors_note(log);
 	pthread_mutex_unlock(&log->lock);
 }
 
@@ -114,6 +148,7 @@ void log_attach(struct log *log, struct rig *rig)
 {
 	log->base = (struct td_file_hook){ .begin = log_begin, .end = log_end, .hold = log_hold };
 	log->next = &rig->hook;
+	log->loop = pthread_self();
 	rig->options.hook = &log->base;
 }
 
@@ -128,6 +163,7 @@ void log_detach(struct log *log, struct rig *rig)
 {
 	pthread_mutex_lock(&log->lock);
 	log->base.begin = ignore_begin;
+	log->survivors_in = NULL;
 	pthread_mutex_unlock(&log->lock);
 }
 
@@ -155,6 +191,7 @@ void log_answered(struct log *log, unsigned ask, int err)
 	pthread_mutex_lock(&log->lock);
 	log->asked[ask].ended = ++log->clock;
 	log->asked[ask].err = err;
+	survivors_note(log);
 	pthread_mutex_unlock(&log->lock);
 }
 

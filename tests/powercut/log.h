@@ -19,6 +19,7 @@
 
 #include "../suite/suite.h"
 #include "store.h"
+#include "survivors.h"
 
 #define NEVER UINT64_MAX
 #define LOG_FILES 16
@@ -64,15 +65,23 @@ struct log {
 	unsigned deeds, deeds_room;
 	struct asked *asked;
 	unsigned asks, asks_room;
+	pthread_t loop;         /* the thread of the loop */
+	const char *survivors_in; /* folder; NULL: not looked at */
+	struct survivors *survivors; /* at instants of that thread */
+	unsigned taken, taken_room;
+	bool survives;          /* there has been any */
 };
 
-void log_init(struct log *log, uint32_t tag);
+void log_init(struct log *log, uint32_t tag, const char *survivors_in);
 void log_free(struct log *log);
 
 /* From the next open on, what is done to files is written down. */
 void log_attach(struct log *log, struct rig *rig);
 /* Not any more: what happens now is not part of the run. */
 void log_detach(struct log *log, struct rig *rig);
+
+/* Survivor memory after that tick of the clock; NULL: not known. */
+const struct survivors *log_survivors(const struct log *log, uint64_t at);
 
 /* What the hook does, for logs written by hand: returns the deed's number. */
 unsigned log_deed(struct log *log, const char *path, const struct deed *deed);

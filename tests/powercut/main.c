@@ -37,6 +37,7 @@ struct explorer {
 	struct judge judge;
 	struct model model;              /* allowed at the instant of ... */
 	uint64_t model_hash;
+	char survivors_in[300];
 	uint64_t *seen;                  /* states that were judged: a hash table */
 };
 
@@ -147,7 +148,7 @@ static void record_run(struct explorer *ex, const struct target *target, struct 
 	struct rig rig;
 
 	ex->suite.shuffle = true;
-	log_init(&ex->log, target->tag);
+	log_init(&ex->log, target->tag, ex->survivors_in);
 	if (rnd_below(rnd, 2)) {
 		work_draw(&work, ex->steps, rnd);
 		rig_open_for(ex, &rig, target, false);
@@ -208,15 +209,25 @@ static bool is_torn(const struct cut *cut)
 	return false;
 }
 
+static uint64_t state_hash(const struct explorer *ex, const struct survivors *survivors)
+{
+	uint64_t hash = mix(mix(rebuild_hash(&ex->rebuild), ex->model_hash), ex->runs);
+
+	for (unsigned i = 0; survivors && i < survivors->count; i++)
+		hash = mix(hash, store_hash(&survivors->file[i].store));
+	return hash;
+}
+
 static bool look_at(void *arg, const struct cut *cut)
 {
 	struct explorer *ex = arg;
+	const struct survivors *survivors = cut->kill ? log_survivors(&ex->log, cut->at) : NULL;
 
 	looking_at = cut;
 	rebuild_cut(&ex->rebuild, cut);
 	model_renew(ex, cut);
-	if (seen_add(ex, mix(mix(rebuild_hash(&ex->rebuild), ex->model_hash), ex->runs))) {
-		judge_state(&ex->judge, &ex->rebuild, &ex->model,
+	if (seen_add(ex, state_hash(ex, survivors))) {
+		judge_state(&ex->judge, &ex->rebuild, survivors, &ex->model,
 			    ex->judge.judged % OUTSIDE_EVERY == OUTSIDE_EVERY / 2);
 		ex->kills += cut->kill;
 		ex->torn += is_torn(cut);
@@ -233,6 +244,8 @@ static void run_explore(struct explorer *ex, uint64_t seed)
 	struct target target;
 
 	ex->seed = ex->suite.seed = seed;
+	require(!mkdir(ex->suite.dir, 0700) && !mkdir(ex->survivors_in, 0700), "%s: %s",
+		ex->suite.dir, strerror(errno));
 	format_make(ex->format, &ex->suite, &target);
 	record_run(ex, &target, &rnd);
 	rebuild_begin(&ex->rebuild, &ex->log);
@@ -243,7 +256,6 @@ static void run_explore(struct explorer *ex, uint64_t seed)
 	model_free(&ex->model);
 	log_free(&ex->log);
 	scratch_remove(ex);
-	require(!mkdir(ex->suite.dir, 0700), "%s: %s", ex->suite.dir, strerror(errno));
 	ex->runs++;
 }
 
@@ -256,9 +268,9 @@ static void explore(struct explorer *ex, uint64_t seed)
 	}
 	if (!ex->judge.judged)
 		errx(2, "no time to look at a state: nothing is shown");
-	printf("%s: %s: %u states (%u of kills, %u torn, %u marked dirty, %u also by qemu-img), "
-	       "%u that came again, %u runs, %llu s\n", broken_rule ? "not ok" : "ok",
-	       ex->format->name, ex->judge.judged, ex->kills, ex->torn, ex->judge.marked,
+	printf("%s: %s: %u states (%u of kills, %u adopted, %u torn, %u marked dirty, %u also by "
+	       "qemu-img), %u that came again, %u runs, %llu s\n", broken_rule ? "not ok" : "ok",
+	       ex->format->name, ex->judge.judged, ex->kills, ex->judge.adopted, ex->torn, ex->judge.marked,
 	       ex->judge.outside, ex->again, ex->runs,
 	       (unsigned long long)(td_now_ms() - ex->began_ms) / 1000);
 	if (broken_rule)
@@ -362,6 +374,9 @@ static void suite_make(struct explorer *ex)
 	suite->cluster = ex->format->cluster;
 	snprintf(suite->dir, sizeof(suite->dir), "%s/blktap-powercut.XXXXXX", root);
 	require(mkdtemp(suite->dir), "%s: %s", suite->dir, strerror(errno));
+	rmdir(suite->dir); /* each run makes it anew */
+	snprintf(ex->survivors_in, sizeof(ex->survivors_in), "%s/survivors", suite->dir);
+	setenv("BLKTAP_SURVIVOR_DIR", ex->survivors_in, 1);
 }
 
 int main(int argc, char **argv)

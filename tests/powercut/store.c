@@ -103,25 +103,6 @@ void store_resize(struct store *store, uint64_t size)
 	store->size = size;
 }
 
-void store_load(struct store *store, const char *path)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	struct stat st;
-
-	require(fd >= 0 && !fstat(fd, &st), "%s: %s", path, strerror(errno));
-	*store = (struct store){ 0 };
-	store_resize(store, st.st_size);
-	char data[STORE_PAGE];
-	for (off_t at = lseek(fd, 0, SEEK_DATA); at >= 0; at = lseek(fd, at, SEEK_DATA)) {
-		at = round_down(at, STORE_PAGE);
-		ssize_t n = pread(fd, data, sizeof(data), at);
-		require(n >= 0, "%s: %s", path, strerror(errno));
-		store_write(store, at, data, n);
-		at += STORE_PAGE;
-	}
-	close(fd);
-}
-
 void store_copy(struct store *to, const struct store *from)
 {
 	uint64_t count = pages_of(from->size);
@@ -198,6 +179,46 @@ uint64_t store_hash(const struct store *store)
 			hash += mix(page, i);
 	}
 	return hash;
+}
+
+static void page_follow(struct store *store, int fd, uint64_t i)
+{
+	uint64_t n = min_u64(STORE_PAGE, store->size - i * STORE_PAGE);
+	const char *is = store_page(store, i);
+	char data[STORE_PAGE];
+
+	require(pread(fd, data, n, i * STORE_PAGE) == (ssize_t)n, "cannot read: %s",
+		strerror(errno));
+	if (!is || memcmp(is, data, n))
+		store_write(store, i * STORE_PAGE, data, n);
+}
+
+void store_follow(struct store *store, int fd)
+{
+	uint64_t at = 0;
+	struct stat st;
+
+	require(!fstat(fd, &st), "fstat: %s", strerror(errno));
+	store_resize(store, st.st_size);
+	while (at < store->size) {
+		off_t data = lseek(fd, at, SEEK_DATA), end;
+		if (data < 0)
+			data = store->size;
+		store_zero(store, at, round_down(data, STORE_PAGE) - at);
+		end = (uint64_t)data < store->size ? lseek(fd, data, SEEK_HOLE) : data;
+		for (at = round_down(data, STORE_PAGE); at < (uint64_t)end; at += STORE_PAGE)
+			page_follow(store, fd, at / STORE_PAGE);
+	}
+}
+
+void store_load(struct store *store, const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	require(fd >= 0, "%s: %s", path, strerror(errno));
+	*store = (struct store){ 0 };
+	store_follow(store, fd);
+	close(fd);
 }
 
 /* ---- a file that follows -------------------------------------------------------- */

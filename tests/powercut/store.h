@@ -21,6 +21,8 @@ struct store {
 };
 
 void store_load(struct store *store, const char *path); /* fails if it cannot */
+/* Becomes what the file holds; pages that are equal already stay shared. */
+void store_follow(struct store *store, int fd);
 void store_copy(struct store *to, const struct store *from); /* what to had is freed */
 void store_free(struct store *store);
 

@@ -89,7 +89,7 @@ static int setup(void **state)
 	strcpy(path, "/tmp/powercut-unit.XXXXXX");
 	close(mkstemp(path));
 	file_is(8192);
-	log_init(&log_, TAG_ZERO);
+	log_init(&log_, TAG_ZERO, NULL);
 	log_.disk_size = 8192;
 	failed = false;
 	return 0;
