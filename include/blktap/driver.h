@@ -36,7 +36,7 @@
 #include <sys/uio.h>
 
 /* Changed when a field of this header moves or changes meaning. */
-#define TD_DRIVER_ABI 1
+#define TD_DRIVER_ABI 2
 
 struct td_queue; /* one thread of a disk, with its event loop and I/O engine */
 struct td_files; /* opens files under the policy of the disk */
@@ -84,12 +84,23 @@ enum td_flag {
 	                          Only drivers with TD_CAN_FUA see it on WRITE;
 	                          nobody sees it on WRITE_ZEROES */
 	TD_MAY_UNMAP = 1 << 1, /* WRITE_ZEROES: may free the space */
+	TD_COMPRESS = 1 << 2,  /* WRITE of one whole cluster, or of what the disk has
+	                          of its last: stored compressed if that saves
+	                          space. Only drivers with TD_CAN_COMPRESS see it */
 };
 
 enum td_extent_flag {
 	TD_EXTENT_HOLE = 1 << 0, /* takes no space in any image of the chain */
 	TD_EXTENT_ZERO = 1 << 1, /* reads as zeroes */
+	TD_EXTENT_BELOW = 1 << 8, /* times the number of images that it was passed
+	                             down: the core counts them */
 };
+
+/* How far below the image that was asked the answer is from; 0: its own. */
+static inline unsigned td_extent_depth(unsigned flags)
+{
+	return flags / TD_EXTENT_BELOW;
+}
 
 struct td_extent {
 	uint64_t len;    /* from the request's offset; > 0, may pass its end */
@@ -298,6 +309,7 @@ enum td_can {
 	TD_CAN_WRITE_ZEROES = 1 << 3, /* else the core writes zeroes */
 	TD_CAN_EXTENTS      = 1 << 4, /* else all is data */
 	TD_CAN_SHARE        = 1 << 5, /* several disks may write it: shared=on */
+	TD_CAN_COMPRESS     = 1 << 6, /* takes WRITE with TD_COMPRESS, else refused */
 };
 
 /* One image of a disk's chain. */
@@ -360,6 +372,16 @@ struct td_create {
 	uint32_t         cluster;      /* 0: the format's default */
 	bool             reserve;      /* all space is to be taken now */
 	struct td_files *files;
+	const char      *backing_format; /* its type, when backing is set */
+	const void      *options;      /* the driver's create_size bytes, zeroed, then
+	                                  its create_options; NULL: all zero */
+};
+
+/* What check() is asked to put right. */
+enum td_repair {
+	TD_REPAIR_NOTHING,
+	TD_REPAIR_LEAKS,      /* space that nobody refers to is freed */
+	TD_REPAIR_ALL,        /* also what is corrupt, as well as can be */
 };
 
 /* What check() found. */
@@ -372,10 +394,41 @@ struct td_check {
 	/* told once per corruption, at most 20 times; may be NULL */
 	void   (*say)(void *arg, const char *text);
 	void    *arg;
+	enum td_repair repair; /* asked for; the image is open for writing then */
+	uint64_t corruptions_fixed, leaks_fixed; /* of those counted above */
+};
+
+/* What measure() says of the file that create() would make. */
+struct td_measure {
+	uint64_t tables;      /* bytes that it has, whatever is in the disk */
+	uint64_t unit;        /* of the disk's aligned units of so many bytes, each that
+	                         has data takes as much more; 0: none does */
 };
 
 /* Receives info()'s rows, in order. */
 typedef void td_info_put(void *arg, const char *key, const char *value);
+
+/* Snapshots kept within an image. */
+enum td_snapshot_op {
+	TD_SNAPSHOT_LIST,     /* each is told to put() */
+	TD_SNAPSHOT_MAKE,     /* of what the disk holds now */
+	TD_SNAPSHOT_APPLY,    /* the disk holds what it held then */
+	TD_SNAPSHOT_DELETE,
+};
+
+struct td_snapshot {
+	const char *id, *name;
+	uint64_t    size;     /* of the disk then, bytes */
+	uint64_t    made_s;   /* when, in seconds since 1970 */
+	uint64_t    state_size; /* of a machine's state kept with it; 0: none */
+};
+
+struct td_snapshots {
+	enum td_snapshot_op op;
+	const char *name;     /* or id; NULL for LIST */
+	void      (*put)(void *arg, const struct td_snapshot *snapshot);
+	void       *arg;
+};
 
 struct td_driver {
 	uint32_t    abi;        /* TD_DRIVER_ABI */
@@ -398,6 +451,30 @@ struct td_driver {
 	int  (*check)(struct td_image *img, struct td_check *check,
 		      struct td_why *why);
 	int  (*info)(struct td_image *img, td_info_put *put, void *arg);
+
+	/* Whether a file, opened for reading, looks like one of this format: for
+	 * words to people only. */
+	bool (*looks_like)(struct td_file *file);
+	/* What create() takes beside the fields of td_create. */
+	const struct td_option *create_options;
+	uint32_t    create_size; /* bytes of td_create.options */
+	/* The most that check() can repair. */
+	enum td_repair repairs;
+	int  (*measure)(const struct td_create *make, struct td_measure *out,
+			struct td_why *why);
+
+	/* For an image that is open for writing, before the first request or after
+	 * the last; what they did is durable when they return. */
+	/* Makes the disk larger or smaller, and sets img->size. New space reads as
+	 * zeroes. */
+	int  (*resize)(struct td_image *img, uint64_t size, struct td_why *why);
+	/* Names another backing image, as create() would, or none (NULL). The
+	 * content is the caller's business; the chain stays as it was opened. */
+	int  (*set_backing)(struct td_image *img, const char *backing, const char *format,
+			    struct td_why *why);
+	/* LIST: of an image open for reading too. */
+	int  (*snapshot)(struct td_image *img, const struct td_snapshots *ask,
+			 struct td_why *why);
 };
 
 /* A plug-in is NAME.so in the plug-in folder with one such line:

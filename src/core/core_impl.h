@@ -72,6 +72,7 @@ struct td_slot {
 	struct td_fileop op;
 	/* what td_pass() changed, to be put back at the end */
 	bool passed;
+	unsigned depth;                /* images it was passed down */
 	uint64_t offset, len;
 	const struct iovec *iov;
 	unsigned iov_count;

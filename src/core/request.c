@@ -37,6 +37,7 @@ static void remember(struct td_slot *slot)
 	if (slot->passed)
 		return;
 	slot->passed = true;
+	slot->depth = 0;
 	slot->offset = slot->req.offset;
 	slot->len = slot->req.len;
 	slot->iov = slot->req.iov;
@@ -54,6 +55,7 @@ static void restore(struct td_slot *slot)
 	slot->req.iov = slot->iov;
 	slot->req.iov_count = slot->iov_count;
 	slot->req.image = slot->image;
+	slot->req.extent.flags += slot->depth * TD_EXTENT_BELOW;
 }
 
 static void nothing_below(struct td_req *req)
@@ -63,7 +65,8 @@ static void nothing_below(struct td_req *req)
 	else
 		req->extent = (struct td_extent){
 			.len = req->len,
-			.flags = TD_EXTENT_HOLE | TD_EXTENT_ZERO,
+			.flags = TD_EXTENT_HOLE | TD_EXTENT_ZERO |
+				 (req->image->below ? TD_EXTENT_BELOW : 0),
 		};
 	td_end(req, 0);
 }
@@ -80,6 +83,7 @@ void td_pass(struct td_req *req)
 		return;
 	}
 	remember(slot);
+	slot->depth++;
 	len = below->size - req->offset;
 	if (len < req->len) { /* the rest lies past the end of the image below */
 		if (req->op == TD_READ) {

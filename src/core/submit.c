@@ -28,6 +28,8 @@ static int root_check(const struct td_disk *disk, const struct td_req *req)
 		return -EROFS;
 	if (req->op == TD_DISCARD && !(can & TD_CAN_DISCARD))
 		return -EOPNOTSUPP;
+	if (req->flags & TD_COMPRESS && !(can & TD_CAN_COMPRESS))
+		return -EOPNOTSUPP;
 	return 0;
 }
 

@@ -5,6 +5,8 @@
  */
 #include <blktap/driver.h>
 #include <errno.h>
+#include <string.h>
+#include <unistd.h>
 
 struct raw {
 	struct td_file *file;
@@ -42,6 +44,57 @@ static void raw_submit(struct td_queue *queue, struct td_image *img, struct td_r
 	td_io(req, raw->file, req->offset);
 }
 
+static int raw_create(const struct td_create *make, struct td_why *why)
+{
+	struct td_file *file;
+	int err;
+
+	if (make->backing)
+		return td_fail(why, -EINVAL, "%s: a raw image has no backing file", make->path);
+	if (make->cluster)
+		return td_fail(why, -EINVAL, "%s: a raw image has no clusters", make->path);
+	if (!make->size || make->size % 512)
+		return td_fail(why, -EINVAL, "%s: a disk of %llu bytes is not a multiple of 512 "
+			       "above 0", make->path, (unsigned long long)make->size);
+	err = td_file_open(make->files, make->path, TD_FILE_WRITE | TD_FILE_CREATE, &file, why);
+	if (err)
+		return err;
+	err = make->reserve ? td_file_allocate(file, 0, make->size) :
+			      td_file_truncate(file, make->size);
+	if (!err)
+		err = td_file_sync(file);
+	td_file_close(file);
+	if (err) {
+		unlink(make->path);
+		td_fail(why, err, "%s: cannot make it with %llu bytes: %s", make->path,
+			(unsigned long long)make->size, strerror(-err));
+	}
+	return err;
+}
+
+static int raw_measure(const struct td_create *make, struct td_measure *out, struct td_why *why)
+{
+	*out = (struct td_measure){ .tables = make->size };
+	return 0;
+}
+
+static int raw_resize(struct td_image *img, uint64_t size, struct td_why *why)
+{
+	struct raw *raw = img->state;
+	int err;
+
+	if (td_file_is_device(raw->file))
+		return td_fail(why, -EINVAL, "%s: a device has the size that it has", img->target);
+	err = td_file_truncate(raw->file, size);
+	if (!err)
+		err = td_file_sync(raw->file);
+	if (err)
+		return td_fail(why, err, "%s: cannot make it %llu bytes: %s", img->target,
+			       (unsigned long long)size, strerror(-err));
+	img->size = size;
+	return 0;
+}
+
 const struct td_driver aio_driver = {
 	.abi = TD_DRIVER_ABI,
 	.size = sizeof(struct td_driver),
@@ -53,4 +106,7 @@ const struct td_driver aio_driver = {
 	.open = raw_open,
 	.close = raw_close,
 	.submit = raw_submit,
+	.create = raw_create,
+	.measure = raw_measure,
+	.resize = raw_resize,
 };

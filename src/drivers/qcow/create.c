@@ -155,3 +155,19 @@ int qcow_create(const struct td_create *make, struct td_why *why)
 	}
 	return err;
 }
+
+/* All tables may come to be needed; an image that stands alone maps whole runs. */
+int qcow_measure(const struct td_create *make, struct td_measure *out, struct td_why *why)
+{
+	struct qcow_layout layout = { 0 };
+	int err = plan(make, &layout, why);
+
+	if (err)
+		return err;
+	*out = (struct td_measure){
+		.tables = round_up(layout.l1_at + layout.l1_count * 8, 4096) +
+			  layout.l1_count * qcow_l2_bytes(&layout),
+		.unit = make->backing ? qcow_cluster(&layout) : qcow_run(&layout),
+	};
+	return 0;
+}

@@ -6,5 +6,6 @@
 #include <blktap/driver.h>
 
 int qcow_create(const struct td_create *make, struct td_why *why);
+int qcow_measure(const struct td_create *make, struct td_measure *out, struct td_why *why);
 
 #endif

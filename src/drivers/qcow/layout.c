@@ -22,6 +22,15 @@ bool qcow_hits_head(const struct qcow_layout *layout, uint64_t at, uint64_t len)
 	return at < layout->head_end || (at < l1_end && layout->l1_at < at + len);
 }
 
+bool qcow_looks_like(struct td_file *file)
+{
+	struct qcow_header head;
+
+	return td_file_size(file) >= sizeof(head) &&
+	       !td_file_read(file, &head, sizeof(head), 0) &&
+	       from_be32(head.magic) == QCOW_MAGIC && from_be32(head.version) == 1;
+}
+
 static int check_geometry(const struct qcow_header *head, struct qcow_layout *out,
 			  const char *path, struct td_why *why)
 {

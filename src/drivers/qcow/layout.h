@@ -16,6 +16,7 @@
 #define QCOW_PACKED (1ull << 63)   /* an L2 entry: the cluster is compressed */
 #define QCOW_L1_MAX (64ull << 20)  /* bytes */
 #define QCOW_NAME_MAX 1023
+#define QCOW_RUN (2ull << 20)        /* bytes; no cluster is larger */
 
 struct qcow_header {
 	be32 magic, version;
@@ -58,6 +59,9 @@ struct qcow_layout {
 int qcow_layout_read(struct td_file *file, struct qcow_layout *out,
 		     struct td_why *why);
 
+/* Whether it has the magic and the version. */
+bool qcow_looks_like(struct td_file *file);
+
 /* Bytes of the disk that one L2 table maps. */
 static inline uint64_t qcow_span(const struct qcow_layout *layout)
 {
@@ -67,6 +71,12 @@ static inline uint64_t qcow_span(const struct qcow_layout *layout)
 static inline uint64_t qcow_cluster(const struct qcow_layout *layout)
 {
 	return 1ull << layout->cluster_bits;
+}
+
+/* What an image that stands alone maps at once, of 2 MiB or a table's span. */
+static inline uint64_t qcow_run(const struct qcow_layout *layout)
+{
+	return qcow_span(layout) < QCOW_RUN ? qcow_span(layout) : QCOW_RUN;
 }
 
 static inline uint64_t qcow_l2_bytes(const struct qcow_layout *layout)

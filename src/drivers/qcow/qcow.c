@@ -11,8 +11,6 @@
 #include "drivers/qcow/create.h"
 #include "drivers/qcow/qcow.h"
 
-#define RUN (2 * MiB)
-
 struct qcow_piece *qcow_piece_begin(struct qcow *qcow, struct td_req *req,
 				    void (*go)(struct qcow_piece *piece, int err))
 {
@@ -147,8 +145,7 @@ static int qcow_open(struct td_image *img, struct td_why *why)
 		return err;
 	}
 	qcow_space_open(qcow);
-	qcow->run = min_u64(max_u64(RUN, qcow_cluster(&qcow->layout)),
-			    qcow_span(&qcow->layout));
+	qcow->run = qcow_run(&qcow->layout);
 	img->size = qcow->layout.size;
 	img->block_size = 512;
 	img->cluster = qcow_cluster(&qcow->layout);
@@ -225,4 +222,6 @@ const struct td_driver qcow_driver = {
 	.create = qcow_create,
 	.check = qcow_check,
 	.info = qcow_info,
+	.looks_like = qcow_looks_like,
+	.measure = qcow_measure,
 };

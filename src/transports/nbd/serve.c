@@ -112,7 +112,7 @@ static bool extent_take(struct nbd_slot *slot)
 	struct nbd_wire_extent *found = slot->buf;
 	uint64_t rest = slot->order.len - slot->extent_done;
 	uint64_t len = min_u64(slot->req->extent.len, rest);
-	uint32_t flags = slot->req->extent.flags;
+	uint32_t flags = slot->req->extent.flags & (TD_EXTENT_HOLE | TD_EXTENT_ZERO);
 	struct nbd_wire_extent *last = found + slot->extent_count - 1;
 
 	if (slot->extent_count && from_be32(last->flags) == flags)
