@@ -86,6 +86,112 @@ void td_cache_after(struct td_cache *cache, struct td_park *park);
 /* Blocking: what the tables hold now, whether the file does or not. For check,
  * info and open. */
 int td_cache_read(struct td_cache *cache, void *buf, size_t len, uint64_t at);
+/* Blocking: all that is dirty is durable after it. No batch may be under way. */
+int td_cache_sync(struct td_cache *cache);
+
+/* Of room that is nobody's any more; false: not now, something is being written. */
+bool td_cache_forget(struct td_cache *cache, uint64_t at, uint64_t len);
+/* No more waiting: what would park blocks instead. In open, to begin with, and in
+ * close. */
+void td_cache_block(struct td_cache *cache, bool block);
+
+/* ---- space ----------------------------------------------------------------- */
+
+/*
+ * Room in the file that reads as zeroes: at its end, made ahead of need, and what
+ * has been freed. Unused room is cut off when the image is closed.
+ */
+struct td_space;
+
+/* Room begins at end, a multiple of unit, at or past the end of the file. */
+int td_space_new(struct td_image *img, struct td_file *file, struct td_cache *cache,
+		 uint32_t unit, uint64_t end, struct td_space **out, struct td_why *why);
+void td_space_free(struct td_space *space); /* after td_cache_free() */
+/* Finds room for least to *len bytes in a row; *len becomes what there is. More than
+ * a unit at least is found at the end only. Finding takes nothing: td_space_take()
+ * does, before anything else runs. */
+int td_space_find(struct td_space *space, struct td_park *park, uint64_t least,
+		  uint64_t *len, uint64_t *at);
+void td_space_take(struct td_space *space, uint64_t at, uint64_t len);
+/* Gives back room that reads as zeroes. */
+void td_space_give(struct td_space *space, uint64_t at, uint64_t len);
+/* No room is left before that offset of the file. */
+uint64_t td_space_end(const struct td_space *space);
+
+/* ---- the map ----------------------------------------------------------------- */
+
+/*
+ * Disks are mapped in units (clusters, grains, blocks), each of which has one place
+ * in the file. A format whose units are valid in parts says how small these are:
+ * the grain; else it is the unit.
+ */
+enum td_spot_kind {
+	TD_SPOT_HOLE,   /* the image below, or zeroes */
+	TD_SPOT_ZERO,   /* zeroes, whatever is below */
+	TD_SPOT_DATA,   /* in the file, and may be written there */
+	TD_SPOT_SHARED, /* in the file, but writes must go elsewhere */
+	TD_SPOT_PACKED, /* a compressed unit */
+};
+
+struct td_spot {
+	enum td_spot_kind kind;
+	uint64_t len;   /* from the offset asked for: alike and, if in the file, in a
+	                   row there; may pass the end of what was asked for */
+	uint64_t at;    /* of that offset, in the file; PACKED: of the packed bytes */
+	uint32_t packed;/* PACKED: bytes there, at most two units */
+	bool placed;    /* HOLE, ZERO: at is its place already; writes go there */
+	bool dirty;     /* ... and may hold anything, not zeroes */
+};
+
+/* Each returns 0, TD_PARKED or -errno. Where it says "ready", pages that have just
+ * been got are still there: it does not park. */
+struct td_map_ops {
+	int (*find)(struct td_image *img, struct td_park *park, uint64_t offset,
+		    uint64_t len, struct td_spot *out);
+	/* Sees to it that entries for offset can be changed; shortens *len to those
+	 * that can at once. What is ready once stays so for the same range. */
+	int (*ready)(struct td_image *img, struct td_park *park, uint64_t offset,
+		     uint64_t *len);
+	/* Takes a place for the units of [offset, offset + *len), or fewer. */
+	int (*place)(struct td_image *img, struct td_park *park, uint64_t offset,
+		     uint64_t *len, uint64_t *at);
+	/* Ready: maps grains to their place; what was there is dropped. */
+	int (*set)(struct td_image *img, uint64_t offset, uint64_t len, uint64_t at);
+	/* Ready: whole units become holes or, with zero, zeroes. */
+	int (*clear)(struct td_image *img, uint64_t offset, uint64_t len, bool zero);
+	/* One owner less of the unit of the file at that place; *gone: it has none. */
+	int (*release)(struct td_image *img, struct td_park *park, uint64_t at, bool *gone);
+	/* On a worker thread: unpacks one unit. */
+	int (*unpack)(struct td_image *img, const void *from, size_t len, void *to);
+};
+
+struct td_map;
+
+struct td_map_config {
+	struct td_file *file;    /* of the data */
+	struct td_cache *cache;
+	struct td_space *space;  /* NULL: read-only */
+	const struct td_map_ops *ops;
+	uint32_t unit, grain;
+	bool zeroes;             /* clear() can make zeroes over an image below */
+};
+
+#define TD_MAP_REQ_SIZE 256 /* a driver's req_size */
+#define TD_MAP_OPTION_CACHE(type, member) \
+	{ "cache", TD_SIZE, offsetof(type, member), \
+	  "memory for tables; default 16M" }
+
+int td_map_new(struct td_image *img, const struct td_map_config *config, struct td_map **out,
+	       struct td_why *why);
+/* Blocks; before td_cache_free(). */
+void td_map_free(struct td_map *map);
+/* The driver's submit: every operation. */
+void td_map_submit(struct td_map *map, struct td_req *req);
+/*
+ * Whole units of the file that entries do not show any more: each loses an owner,
+ * and is used again, once that is durable and all I/O that saw it has ended.
+ */
+void td_map_drop(struct td_map *map, uint64_t at, uint64_t len);
 
 /* Stores of entries that a kill cannot halve. value is as it lies on disk. */
 static inline void td_set64(void *at, uint64_t value)

@@ -6,12 +6,14 @@
 
 extern const struct td_driver aio_driver;
 extern const struct td_driver qcow_driver;
+extern const struct td_driver qcow2_driver;
 extern const struct td_driver ram_driver;
 
 const struct td_driver *const td_builtin_drivers[] = {
 	&aio_driver,
 	&ram_driver,
 	&qcow_driver,
+	&qcow2_driver,
 	NULL,
 };
 

@@ -35,10 +35,9 @@ static void release_copies(struct td_cache *cache)
 	cache->copied = 0;
 }
 
-static void batch_end(struct td_cache *cache, int err)
+/* The pages of a batch that did not change meanwhile are clean, if it went well. */
+static void copies_end(struct td_cache *cache, int err)
 {
-	struct td_parks flush = cache->flush, after = cache->after;
-
 	for (uint32_t i = 0; i < cache->copied; i++) {
 		struct cache_slot *slot = &cache->slot[cache->copy[i].slot];
 
@@ -54,6 +53,13 @@ static void batch_end(struct td_cache *cache, int err)
 		}
 	}
 	release_copies(cache);
+}
+
+static void batch_end(struct td_cache *cache, int err)
+{
+	struct td_parks flush = cache->flush, after = cache->after;
+
+	copies_end(cache, err);
 	cache->running = false;
 	cache->failed = err;
 	cache->flush = cache->after = (struct td_parks){ 0 };
@@ -301,8 +307,7 @@ int batch_open(struct td_cache *cache)
 	return 0;
 }
 
-/* The last batch: like any other, but it blocks. */
-static int write_all(struct td_cache *cache)
+int batch_write_all(struct td_cache *cache)
 {
 	int err = 0;
 
@@ -315,13 +320,19 @@ static int write_all(struct td_cache *cache)
 			cache->data = cache->batch_data = false;
 			cache->unsynced = TD_STAGES;
 		}
-		if (!err)
-			err = td_file_write(cache->file, cache->copies + (size_t)i * cache->page,
-					    cache->page, copy->at);
+		if (err)
+			break;
 		cache->unsynced = min_u64(cache->unsynced, copy->stage);
-		td_survivor_written(cache->survivor, copy->slot, err, true);
+		err = td_file_write(cache->file, cache->copies + (size_t)i * cache->page,
+				    cache->page, copy->at);
+		td_survivor_written(cache->survivor, copy->slot, err, false);
 	}
-	return err ? err : td_file_sync(cache->file);
+	if (!err)
+		err = td_file_sync(cache->file);
+	cache->data = err;
+	cache->unsynced = err ? 0 : TD_STAGES;
+	copies_end(cache, err);
+	return err;
 }
 
 void batch_close(struct td_cache *cache)
@@ -329,10 +340,8 @@ void batch_close(struct td_cache *cache)
 	int err = 0;
 
 	if (cache->survivor && cache->dirty) {
-		err = write_all(cache);
-		if (!err)
-			cache->dirty = 0;
-		else
+		err = batch_write_all(cache);
+		if (err)
 			td_say(cache->img, LOG_ERR, "tables are not in the file: %s; survivor memory "
 			       "keeps them for the next who opens it", strerror(-err));
 	}

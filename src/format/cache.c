@@ -90,6 +90,8 @@ static bool slot_take(struct td_cache *cache, uint32_t *out)
 /* Nothing can be evicted: dirty pages are written, so that something can. */
 static int wait_for_slot(struct td_cache *cache, struct td_park *park)
 {
+	if (cache->block)
+		return batch_write_all(cache); /* and all can be evicted */
 	td_parks_add(&cache->for_slot, park);
 	if (cache->dirty)
 		batch_now(cache);
@@ -154,6 +156,30 @@ void cache_req_put(struct td_cache *cache, struct cache_req *own)
 
 /* ---- getting, and changing ----------------------------------------------------- */
 
+/* Blocking. */
+static int load_now(struct td_cache *cache, uint64_t at)
+{
+	uint64_t size = td_file_size(cache->file), n = at < size ? min_u64(size - at, cache->page) : 0;
+	uint32_t i;
+	int err = 0;
+
+	if (!slot_take(cache, &i)) {
+		err = batch_write_all(cache);
+		if (err || !slot_take(cache, &i))
+			return err ? err : -ENOMEM;
+	}
+	memset(cache_page(cache, i) + n, 0, cache->page - n);
+	if (n)
+		err = td_file_read(cache->file, cache_page(cache, i), n, at);
+	if (err) {
+		list_add(&cache->free, &cache->slot[i].link);
+		return err;
+	}
+	slot_name(cache, i, at);
+	list_add(&cache->lru, &cache->slot[i].link);
+	return 0;
+}
+
 static void *hit(struct td_cache *cache, uint32_t i, uint64_t at)
 {
 	struct cache_slot *slot = &cache->slot[i];
@@ -171,6 +197,13 @@ int td_cache_get(struct td_cache *cache, uint64_t at, struct td_park *park, void
 	uint32_t i = slot_find(cache, page);
 	struct cache_req *own;
 
+	if (i == CACHE_NONE && cache->block) {
+		int err = load_now(cache, page);
+
+		if (err)
+			return err;
+		i = slot_find(cache, page);
+	}
 	if (i != CACHE_NONE && !cache->slot[i].loading) {
 		*out = hit(cache, i, at);
 		return 0;
@@ -197,8 +230,14 @@ int td_cache_get_new(struct td_cache *cache, uint64_t at, struct td_park *park, 
 
 	if (i != CACHE_NONE)
 		return td_cache_get(cache, at, park, out);
-	if (!slot_take(cache, &i))
-		return wait_for_slot(cache, park);
+	if (!slot_take(cache, &i)) {
+		int err = wait_for_slot(cache, park);
+
+		if (err)
+			return err;
+		if (!slot_take(cache, &i))
+			return -ENOMEM;
+	}
 	slot_name(cache, i, page);
 	memset(cache_page(cache, i), 0, cache->page);
 	list_add(&cache->lru, &cache->slot[i].link);
@@ -214,6 +253,8 @@ int td_cache_room(struct td_cache *cache, struct td_park *park)
 		batch_now(cache);
 	if (cache->dirty < has / 2)
 		return 0;
+	if (cache->block)
+		return batch_write_all(cache);
 	if (cache->failed) {
 		batch_later(cache);
 		return cache->failed;
@@ -259,6 +300,37 @@ int td_cache_read(struct td_cache *cache, void *buf, size_t len, uint64_t at)
 		len -= n;
 	}
 	return 0;
+}
+
+bool td_cache_forget(struct td_cache *cache, uint64_t at, uint64_t len)
+{
+	bool all = true;
+
+	for (uint64_t end = at + len; at < end; at += cache->page) {
+		uint32_t i = slot_find(cache, at);
+		struct cache_slot *slot = &cache->slot[i];
+
+		if (i == CACHE_NONE)
+			continue;
+		if (slot->loading || slot->dirty || slot->in_batch) {
+			all = false;
+			continue;
+		}
+		list_del(&slot->link);
+		slot_forget(cache, i);
+		list_add(&cache->free, &slot->link);
+	}
+	return all;
+}
+
+int td_cache_sync(struct td_cache *cache)
+{
+	return batch_write_all(cache);
+}
+
+void td_cache_block(struct td_cache *cache, bool block)
+{
+	cache->block = block;
 }
 
 /* ---- open and close -------------------------------------------------------------- */

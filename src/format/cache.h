@@ -53,6 +53,7 @@ struct td_cache {
 	struct cache_slot *slot;
 	uint32_t *hash, hash_mask;
 	uint32_t fresh;          /* slots from here on have never been used */
+	bool block;              /* nothing parks */
 	bool no_more;            /* ... and there is no memory for them */
 	struct list free, lru;   /* lru: clean, unused longest first */
 	struct list changed;     /* dirty */
@@ -85,6 +86,8 @@ void batch_close(struct td_cache *cache);
 /* A page has become dirty, or somebody waits for what is. */
 void batch_later(struct td_cache *cache);
 void batch_now(struct td_cache *cache);
+/* Blocking: all that is dirty is in the file, durably. */
+int batch_write_all(struct td_cache *cache);
 
 /* cache.c: the slot is no longer dirty, nor in the batch. */
 void cache_cleaned(struct td_cache *cache, uint32_t i);

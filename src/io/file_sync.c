@@ -309,6 +309,18 @@ int file_discard(struct td_file *file, uint64_t at, uint64_t len)
 	return 0;
 }
 
+int td_file_punch(struct td_file *file, uint64_t at, uint64_t len)
+{
+	uint64_t id;
+	int err = file_hook_begin(file, TD_EV_PUNCH, at, len, NULL, 0, false, &id);
+
+	if (err)
+		return err;
+	err = file_discard(file, at, len);
+	file_hook_end(file, id, err);
+	return err;
+}
+
 static int write_zeroes(struct td_file *file, uint64_t at, uint64_t len)
 {
 	AUTO_FREE char *zeroes = calloc(1, min_u64(len, CHUNK));

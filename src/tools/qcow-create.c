@@ -19,7 +19,7 @@
 
 struct options {
 	struct td_args_common common;
-	const char *format, *cluster;
+	const char *format, *cluster, *backing_format;
 	bool reserve, force, quiet;
 };
 
@@ -29,7 +29,9 @@ static const struct td_arg rows[] = {
 	{ "format", 'f', "FORMAT", offsetof(struct options, format),
 	  "of the new image; default qcow" },
 	{ "cluster", 'c', "SIZE", offsetof(struct options, cluster),
-	  "of a cluster, 512 to 64K; default 4K" },
+	  "of a cluster, 512 to 64K (qcow2: 2M); default 4K (64K)" },
+	{ "backing-format", 'b', "FORMAT", offsetof(struct options, backing_format),
+	  "of BACKING; default raw; qcow knows no other" },
 	{ "force", 'F', NULL, offsetof(struct options, force), "replace FILE if it is there" },
 	{ "quiet", 'q', NULL, offsetof(struct options, quiet), "tell of errors only" },
 	TD_ARGS_COMMON(struct options),
@@ -39,7 +41,7 @@ static const struct tool tool = {
 	.name = "qcow-create",
 	.usage = "SIZE FILE [BACKING]",
 	.about = "Makes the empty image FILE of SIZE MiB (or with a suffix: 64K, 10G, 2T).\n"
-		 "With BACKING, a raw file or block device, FILE is an overlay: it has the size\n"
+		 "With BACKING, an image or block device, FILE is an overlay: it has the size\n"
 		 "of BACKING, whatever SIZE says, reads as BACKING, and keeps what is written.",
 	.rows = rows,
 	.min_words = 2,
@@ -47,8 +49,8 @@ static const struct tool tool = {
 };
 
 /* The overlay must find it from wherever it is opened. */
-static int look_at_backing(struct td_registry *registry, const char *path, char **full,
-			   uint64_t *size)
+static int look_at_backing(struct td_registry *registry, const char *format, const char *path,
+			   char **full, uint64_t *size)
 {
 	struct td_disk_options read_only = { .read_only = true };
 	AUTO_FREE char *spec = NULL;
@@ -61,7 +63,7 @@ static int look_at_backing(struct td_registry *registry, const char *path, char 
 		tool_say(&tool, "%s: %s", path, strerror(errno));
 		return TOOL_FAILED;
 	}
-	spec = tool_spec("aio", *full);
+	spec = tool_spec(format, *full);
 	if (!spec || td_loop_new(&loop) < 0) {
 		tool_say(&tool, "%s", strerror(ENOMEM));
 		return TOOL_FAILED;
@@ -141,14 +143,15 @@ static int run(const struct options *options, char **words, struct td_registry *
 		return TOOL_USAGE;
 	}
 	if (options->cluster &&
-	    (td_size_parse(options->cluster, 1, &bytes) || bytes > 64 * KiB)) {
+	    (td_size_parse(options->cluster, 1, &bytes) || bytes > 2 * MiB)) {
 		tool_say(&tool, "%s: no cluster size", options->cluster);
 		return TOOL_USAGE;
 	}
 	make.cluster = bytes;
 	if (backing) {
-		code = look_at_backing(registry, backing, &full, &make.backing_size);
+		code = look_at_backing(registry, options->backing_format, backing, &full, &make.backing_size);
 		make.backing = full;
+		make.backing_format = options->backing_format;
 		make.size = make.backing_size;
 	}
 	if (!code)
@@ -161,7 +164,7 @@ static int run(const struct options *options, char **words, struct td_registry *
 
 int main(int argc, char **argv)
 {
-	struct options options = { .format = "qcow" };
+	struct options options = { .format = "qcow", .backing_format = "raw" };
 	struct td_registry *registry;
 	int code;
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * qcow-check IMAGE: opens it read-only, checks it, prints what was found, and
+ * qcow-check [TYPE:]IMAGE: opens it read-only, checks it, prints what was found, and
  * reads it from end to end. Exit 0: sound; 1: cannot be opened; 3: corruptions
  * were found; 4: a part cannot be read.
  */
@@ -93,9 +93,8 @@ int main(int argc, char **argv)
 
 	if (argc != 2 || td_loop_new(&loop) || td_registry_new(NULL, &registry))
 		return 2;
-	for (unsigned i = 0; td_builtin_drivers[i]; i++)
-		td_registry_add(registry, td_builtin_drivers[i]);
-	snprintf(spec, sizeof(spec), "qcow:%s", argv[1]);
+	td_registry_add_all(registry, td_builtin_drivers, td_builtin_aliases);
+	snprintf(spec, sizeof(spec), "%s%s", strchr(argv[1], ':') ? "" : "qcow:", argv[1]);
 	if (td_disk_open(loop, registry, spec, &options, &disk, &why)) {
 		fprintf(stderr, "%s\n", why.text);
 	} else {

@@ -88,6 +88,7 @@ static void create(struct suite *suite, uint64_t size, struct target *target)
 		target->tag = TAG_BASE;
 		make.backing = backing;
 		make.backing_size = size;
+		make.backing_format = "raw";
 	}
 	suite->made++;
 	err = suite->driver->create(&make, &why);

@@ -39,6 +39,10 @@ static int plan(const struct td_create *make, struct qcow_layout *out, struct td
 	if (!is_pow2(cluster) || cluster < 512 || cluster > 64 * KiB)
 		return td_fail(why, -EINVAL, "%s: a cluster size of %llu is not a power of 2 from "
 			       "512 to 65536", make->path, (unsigned long long)cluster);
+	if (make->backing && make->backing_format && strcmp(make->backing_format, "raw") &&
+	    strcmp(make->backing_format, "aio"))
+		return td_fail(why, -EINVAL, "%s: the backing file of a qcow image is a raw one, "
+			       "not %s", make->path, make->backing_format);
 	if (make->backing && (!name || name > QCOW_NAME_MAX))
 		return td_fail(why, -ENAMETOOLONG, "%s: the backing file's name has %zu bytes (1 to "
 			       "%d are allowed)", make->path, name, QCOW_NAME_MAX);

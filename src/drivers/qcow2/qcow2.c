@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * qcow2, versions 2 and 3. docs/qcow2.md tells the format and the order of writes;
+ * docs/formats.md what does the work; qcow2.h names the parts of this driver.
+ */
+#include "drivers/qcow2/qcow2.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct td_map_ops ops = {
+	.find = qcow2_find,
+	.ready = qcow2_ready,
+	.place = qcow2_place,
+	.set = qcow2_set,
+	.clear = qcow2_clear,
+	.release = qcow2_release,
+	.unpack = qcow2_unpack,
+};
+
+/* ---- open --------------------------------------------------------------------- */
+
+static int open_file(struct qcow2 *q, struct td_why *why)
+{
+	struct td_image *img = q->img;
+	unsigned flags = TD_FILE_ZERO_TAIL | (img->read_only ? 0 : TD_FILE_WRITE);
+	int err = td_file_open(img->files, img->target, flags, &q->file, why);
+
+	if (err)
+		return err;
+	if (td_file_is_device(q->file) && !img->read_only)
+		return td_fail(why, -ENOTSUP, "%s: writing a qcow2 image inside a block device is "
+			       "not supported: what lies past its end is not known to be zeroes",
+			       img->target);
+	return 0;
+}
+
+static int open_cache(struct qcow2 *q, struct td_why *why)
+{
+	struct td_cache_config config = { .size = q->cache_size, .shows = QCOW2_TABLE };
+
+	config.page = q->page = min_u64(qcow2_cluster(&q->layout), 4096);
+	return td_cache_new(q->img, q->file, &config, &q->cache, why);
+}
+
+static int open_map(struct qcow2 *q, struct td_why *why)
+{
+	uint32_t cluster = qcow2_cluster(&q->layout);
+	struct td_map_config config = {
+		.file = q->file, .cache = q->cache, .ops = &ops, .unit = cluster,
+		.grain = cluster, .zeroes = q->layout.version > 2,
+	};
+	int err = 0;
+
+	if (!q->img->read_only)
+		err = td_space_new(q->img, q->file, q->cache, cluster,
+				   round_up(td_file_size(q->file), cluster), &q->space, why);
+	config.space = q->space;
+	return err ? err : td_map_new(q->img, &config, &q->map, why);
+}
+
+static int open_below(struct qcow2 *q, struct td_why *why)
+{
+	const struct qcow2_layout *layout = &q->layout;
+	const char *format = layout->backing_format, *path = td_file_path(q->file);
+	struct td_why below_why;
+	int err;
+
+	if (!layout->backing[0]) {
+		if (q->backing_format)
+			return td_fail(why, -EINVAL, "%s: backing-format= is given, and it has no "
+				       "backing file", path);
+		return 0;
+	}
+	if (q->backing_format)
+		format = q->backing_format;
+	if (!format[0])
+		return td_fail(why, -EINVAL, "%s: does not say of what format its backing file %s "
+			       "is: say backing-format=", path, layout->backing);
+	err = td_image_open_below(q->img, format, layout->backing, path, &below_why);
+	if (err)
+		return td_fail(why, err, "%s: its backing file: %s", path, below_why.text);
+	return 0;
+}
+
+/* What a writer must do before anything else: the autoclear bits of what it does not
+ * keep true are cleared, refcounts that may be wrong are counted anew. */
+static int prepare(struct qcow2 *q, struct td_why *why)
+{
+	struct qcow2_layout *layout = &q->layout;
+	const char *path = td_file_path(q->file);
+	be64 bits;
+	int err = 0;
+
+	if (layout->incompatible & QCOW2_CORRUPT)
+		return td_fail(why, -EINVAL, "%s: is marked corrupt: open it read-only, or repair it",
+			       path);
+	if (layout->incompatible & QCOW2_DIRTY) {
+		td_cache_block(q->cache, true);
+		err = qcow2_rebuild(q, why);
+		td_cache_block(q->cache, false);
+		if (err)
+			return err;
+		layout->incompatible &= ~(uint64_t)QCOW2_DIRTY;
+		bits = to_be64(layout->incompatible);
+		err = td_file_write(q->file, &bits, sizeof(bits),
+				    offsetof(struct qcow2_header, incompatible));
+	}
+	if (!err && layout->autoclear) {
+		layout->autoclear = 0;
+		bits = to_be64(0);
+		err = td_file_write(q->file, &bits, sizeof(bits),
+				    offsetof(struct qcow2_header, autoclear));
+		if (!err)
+			err = td_file_sync(q->file);
+	}
+	return err ? td_fail(why, err, "%s: cannot write its header: %s", path, strerror(-err)) : 0;
+}
+
+static void qcow2_free(struct qcow2 *q)
+{
+	td_map_free(q->map);
+	td_cache_free(q->cache);
+	td_space_free(q->space);
+	td_file_close(q->file);
+}
+
+static int qcow2_open(struct td_image *img, struct td_why *why)
+{
+	struct qcow2 *q = img->state;
+	int err;
+
+	q->img = img;
+	err = open_file(q, why);
+	if (!err)
+		err = qcow2_layout_read(q->file, &q->layout, why);
+	if (!err)
+		err = open_cache(q, why);
+	if (!err)
+		err = open_map(q, why);
+	if (!err)
+		err = open_below(q, why);
+	if (!err && !img->read_only)
+		err = prepare(q, why);
+	if (err) {
+		qcow2_free(q);
+		return err;
+	}
+	img->size = q->layout.size;
+	img->block_size = 512;
+	img->cluster = qcow2_cluster(&q->layout);
+	return 0;
+}
+
+static void qcow2_close(struct td_image *img)
+{
+	qcow2_free(img->state);
+}
+
+static void qcow2_submit(struct td_queue *queue, struct td_image *img, struct td_req *req)
+{
+	td_map_submit(((struct qcow2 *)img->state)->map, req);
+}
+
+/* ---- info ------------------------------------------------------------------------ */
+
+static void put_number(td_info_put *put, void *arg, const char *key, uint64_t n)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%llu", (unsigned long long)n);
+	put(arg, key, text);
+}
+
+static int qcow2_info(struct td_image *img, td_info_put *put, void *arg)
+{
+	const struct qcow2 *q = img->state;
+	const struct qcow2_layout *layout = &q->layout;
+
+	put_number(put, arg, "version", layout->version);
+	put_number(put, arg, "cluster-size", qcow2_cluster(layout));
+	put_number(put, arg, "refcount-bits", 1ull << layout->refcount_order);
+	put_number(put, arg, "l1-entries", layout->l1_count);
+	put_number(put, arg, "snapshots", layout->snapshots);
+	put_number(put, arg, "file-length", td_file_size(q->file));
+	put(arg, "compression", layout->zstd ? "zstd" : "zlib");
+	put(arg, "lazy-refcounts", layout->compatible & 1 ? "yes" : "no");
+	if (layout->incompatible & QCOW2_DIRTY)
+		put(arg, "dirty", "yes");
+	if (layout->incompatible & QCOW2_CORRUPT)
+		put(arg, "corrupt", "yes");
+	if (layout->backing[0])
+		put(arg, "backing-file", layout->backing);
+	if (layout->backing_format[0])
+		put(arg, "backing-format", layout->backing_format);
+	return 0;
+}
+
+static const struct td_option options[] = {
+	TD_MAP_OPTION_CACHE(struct qcow2, cache_size),
+	{ "backing-format", TD_STRING, offsetof(struct qcow2, backing_format),
+	  "of the backing file; default: what the image says" },
+	{ 0 },
+};
+
+extern const struct td_driver qcow2_driver;
+const struct td_driver qcow2_driver = {
+	.abi = TD_DRIVER_ABI,
+	.size = sizeof(struct td_driver),
+	.name = "qcow2",
+	.summary = "qcow2, versions 2 and 3: a sparse image, or an overlay over another one",
+	.can = TD_CAN_WRITE | TD_CAN_DISCARD | TD_CAN_WRITE_ZEROES | TD_CAN_EXTENTS,
+	.state_size = sizeof(struct qcow2),
+	.req_size = TD_MAP_REQ_SIZE,
+	.options = options,
+	.open = qcow2_open,
+	.close = qcow2_close,
+	.submit = qcow2_submit,
+	.create = qcow2_create,
+	.check = qcow2_check,
+	.info = qcow2_info,
+};

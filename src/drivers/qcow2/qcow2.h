@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The qcow2 driver's parts, over <blktap/format.h>:
+ *
+ *   qcow2.c   open, close, info       layout.c  the header
+ *   map.c     L1 and L2: what lies where, and changes of it
+ *   refs.c    refcounts: who has a cluster; places for new ones
+ *   table.c   a longer refcount table; a copy of a table that a snapshot shares
+ *   packed.c  compressed clusters     create.c, check.c
+ */
+#ifndef QCOW2_H
+#define QCOW2_H
+
+#include <errno.h>
+
+#include <blktap/format.h>
+
+#include "base/log.h"
+#include "drivers/qcow2/layout.h"
+
+/* What reaches the disk before what. */
+enum qcow2_stage {
+	QCOW2_REFS,    /* refcounts, before */
+	QCOW2_TABLE,   /* the refcount table, before */
+	QCOW2_L2,      /* what shows clusters, before */
+	QCOW2_L1,      /* what shows tables, before */
+	QCOW2_HEAD,    /* what shows a new refcount table */
+};
+
+/* Work on many pages that one request begins and others wait for. */
+struct qcow2_job {
+	struct td_park park;
+	struct td_parks waiting;
+	bool running;
+	uint64_t from, to, at, size, pos; /* see table.c */
+	uint64_t blocks, clusters, index;
+};
+
+struct qcow2 {
+	char *backing_format;  /* options: */
+	uint64_t cache_size;
+
+	struct td_image *img;
+	struct td_file *file;
+	struct qcow2_layout layout;
+	struct td_cache *cache;
+	struct td_space *space;
+	struct td_map *map;
+	uint32_t page;         /* of the cache */
+	struct qcow2_job longer;  /* the refcount table becomes longer */
+	struct qcow2_job unshare; /* an L2 table is copied */
+};
+
+/* One line for an entry that cannot be; -EIO. */
+int qcow2_corrupt(struct qcow2 *q, const char *what, uint64_t at, uint64_t value);
+/* Whether a cluster of the file can be at that place, with tables or data in it. */
+bool qcow2_place_fits(const struct qcow2 *q, uint64_t at);
+
+/* map.c: see struct td_map_ops */
+int qcow2_find(struct td_image *img, struct td_park *park, uint64_t offset, uint64_t len,
+	       struct td_spot *out);
+int qcow2_ready(struct td_image *img, struct td_park *park, uint64_t offset, uint64_t *len);
+int qcow2_set(struct td_image *img, uint64_t offset, uint64_t len, uint64_t at);
+int qcow2_clear(struct td_image *img, uint64_t offset, uint64_t len, bool zero);
+
+/* refs.c */
+int qcow2_place(struct td_image *img, struct td_park *park, uint64_t offset, uint64_t *len,
+		uint64_t *at);
+int qcow2_release(struct td_image *img, struct td_park *park, uint64_t at, bool *gone);
+/* Takes up to *len bytes of new clusters in a row; their refcounts are 1 then. */
+int qcow2_take(struct qcow2 *q, struct td_park *park, uint64_t *len, uint64_t *at);
+/* A refcount within its block's bytes; bit_at: of its first bit. */
+uint64_t qcow2_ref_get(const struct qcow2 *q, const void *block, uint64_t index);
+void qcow2_ref_set(const struct qcow2 *q, void *block, uint64_t index, uint64_t value);
+
+/* table.c */
+int qcow2_table_longer(struct qcow2 *q, struct td_park *park);
+int qcow2_l2_unshare(struct qcow2 *q, struct td_park *park, uint64_t index, uint64_t from);
+
+/* packed.c */
+int qcow2_unpack(struct td_image *img, const void *from, size_t len, void *to);
+
+int qcow2_create(const struct td_create *make, struct td_why *why);
+int qcow2_check(struct td_image *img, struct td_check *check, struct td_why *why);
+/* Blocking, in open: writes refcounts anew, as the tables have it. */
+int qcow2_rebuild(struct qcow2 *q, struct td_why *why);
+
+#endif

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Refcounts: how many entries show a cluster of the file. The refcount table names
+ * blocks of counts, of 1 to 64 bits each.
+ *
+ * A new cluster comes from space, if its count is 0, and has 1 before anything
+ * points to it. A range of the file without a block gets one, which lies in that
+ * range and counts itself.
+ */
+#include "drivers/qcow2/qcow2.h"
+
+#define SKIPS_MAX 65536 /* clusters past the end that somebody has already */
+
+uint64_t qcow2_ref_get(const struct qcow2 *q, const void *block, uint64_t index)
+{
+	unsigned order = q->layout.refcount_order;
+	const uint8_t *at = (const uint8_t *)block + (index << order) / 8;
+
+	switch (order) {
+	case 4: return from_be16(*(be16 *)at);
+	case 5: return from_be32(*(be32 *)at);
+	case 6: return from_be64(*(be64 *)at);
+	}
+	return *at >> ((index << order) % 8) & ((1u << (1 << order)) - 1);
+}
+
+void qcow2_ref_set(const struct qcow2 *q, void *block, uint64_t index, uint64_t value)
+{
+	unsigned order = q->layout.refcount_order, shift = (index << order) % 8;
+	uint8_t *at = (uint8_t *)block + (index << order) / 8;
+	unsigned mask = (1u << (1 << (order & 3))) - 1;
+
+	switch (order) {
+	case 4: td_set16(at, htobe16(value)); break;
+	case 5: td_set32(at, htobe32(value)); break;
+	case 6: td_set64(at, htobe64(value)); break;
+	default: td_set8(at, (*at & ~(mask << shift)) | value << shift); break;
+	}
+}
+
+/* Where a refcount lies. */
+struct ref {
+	void *page;        /* the byte that it begins in */
+	uint64_t index;    /* of page's refcounts, it is this one: 0 but for small ones */
+	uint64_t left;     /* refcounts from it to the end of the page */
+};
+
+static uint64_t table_entries(const struct qcow2 *q)
+{
+	return q->layout.table_clusters << (q->layout.cluster_bits - 3);
+}
+
+/* *block: of the refcount; 0: there is none, and its count is 0. */
+static int block_of(struct qcow2 *q, struct td_park *park, uint64_t cluster, uint64_t *block)
+{
+	uint64_t index = cluster >> qcow2_block_bits(&q->layout);
+	void *entry;
+	int err;
+
+	*block = 0;
+	if (index >= table_entries(q))
+		return 0;
+	err = td_cache_get(q->cache, q->layout.table_at + index * 8, park, &entry);
+	if (err)
+		return err;
+	*block = from_be64(*(be64 *)entry) & ~511ull;
+	if (*block && !qcow2_place_fits(q, *block))
+		return qcow2_corrupt(q, "refcount table entry", index, *block);
+	return 0;
+}
+
+static int ref_find(struct qcow2 *q, struct td_park *park, uint64_t cluster, uint64_t block,
+		    struct ref *out)
+{
+	unsigned order = q->layout.refcount_order;
+	uint64_t in_block = cluster & ((1ull << qcow2_block_bits(&q->layout)) - 1);
+	uint64_t bit = in_block << order, at = block + bit / 8;
+	int err = td_cache_get(q->cache, at, park, &out->page);
+
+	out->index = bit % 8 >> order;
+	out->left = ((q->page - at % q->page) * 8 >> order) - out->index;
+	return err;
+}
+
+/* A block for the refcounts of the cluster that is at, which it becomes itself. */
+static int block_new(struct qcow2 *q, struct td_park *park, uint64_t at)
+{
+	uint64_t cluster = at >> q->layout.cluster_bits;
+	unsigned bits = qcow2_block_bits(&q->layout), order = q->layout.refcount_order;
+	uint64_t in_block = (cluster & ((1ull << bits) - 1)) << order;
+	void *entry, *page;
+	int err = td_cache_get(q->cache, q->layout.table_at + (cluster >> bits) * 8, park, &entry);
+
+	if (!err)
+		err = td_cache_get_new(q->cache, at + in_block / 8, park, &page);
+	if (err)
+		return err;
+	td_space_take(q->space, at, qcow2_cluster(&q->layout));
+	td_cache_dirty(q->cache, page, QCOW2_REFS);
+	qcow2_ref_set(q, page, in_block % 8 >> order, 1);
+	td_cache_dirty(q->cache, entry, QCOW2_TABLE);
+	td_set64(entry, htobe64(at));
+	return 0;
+}
+
+/* Takes up to count clusters from at on whose refcount is 0; 0: the first's is not. */
+static uint64_t take_free(struct qcow2 *q, const struct ref *ref, uint64_t count)
+{
+	uint64_t n = 0;
+
+	count = min_u64(count, ref->left);
+	while (n < count && !qcow2_ref_get(q, ref->page, ref->index + n))
+		n++;
+	if (n)
+		td_cache_dirty(q->cache, ref->page, QCOW2_REFS);
+	for (uint64_t i = 0; i < n; i++)
+		qcow2_ref_set(q, ref->page, ref->index + i, 1);
+	return n;
+}
+
+int qcow2_take(struct qcow2 *q, struct td_park *park, uint64_t *len, uint64_t *at)
+{
+	uint64_t cluster = qcow2_cluster(&q->layout), wanted = *len, block, n;
+	struct ref ref;
+	int err;
+
+	if (q->longer.running) {
+		td_parks_add(&q->longer.waiting, park);
+		return TD_PARKED;
+	}
+	for (unsigned skips = 0; skips < SKIPS_MAX;) {
+		*len = wanted;
+		err = td_space_find(q->space, park, cluster, len, at);
+		if (!err && *at >> q->layout.cluster_bits >> qcow2_block_bits(&q->layout) >=
+			    table_entries(q))
+			return qcow2_table_longer(q, park);
+		if (!err)
+			err = block_of(q, park, *at >> q->layout.cluster_bits, &block);
+		if (!err && !block) {
+			err = block_new(q, park, *at);
+			if (err)
+				return err;
+			continue;
+		}
+		if (!err)
+			err = ref_find(q, park, *at >> q->layout.cluster_bits, block, &ref);
+		if (err)
+			return err;
+		n = take_free(q, &ref, *len >> q->layout.cluster_bits);
+		td_space_take(q->space, *at, max_u64(n, 1) << q->layout.cluster_bits);
+		*len = n << q->layout.cluster_bits;
+		if (n)
+			return 0;
+		skips++;
+	}
+	td_say(q->img, LOG_ERR, "clusters past the end of the file are in use: check the image");
+	return -EIO;
+}
+
+int qcow2_place(struct td_image *img, struct td_park *park, uint64_t offset, uint64_t *len,
+		uint64_t *at)
+{
+	return qcow2_take(img->state, park, len, at);
+}
+
+int qcow2_release(struct td_image *img, struct td_park *park, uint64_t at, bool *gone)
+{
+	struct qcow2 *q = img->state;
+	uint64_t cluster = at >> q->layout.cluster_bits, block, count;
+	struct ref ref;
+	int err = block_of(q, park, cluster, &block);
+
+	if (!err && block)
+		err = ref_find(q, park, cluster, block, &ref);
+	if (err)
+		return err;
+	count = block ? qcow2_ref_get(q, ref.page, ref.index) : 0;
+	if (!count)
+		return qcow2_corrupt(q, "the refcount of a cluster in use, at", at, 0);
+	td_cache_dirty(q->cache, ref.page, QCOW2_REFS);
+	qcow2_ref_set(q, ref.page, ref.index, count - 1);
+	*gone = count == 1;
+	return 0;
+}

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Room in the file that reads as zeroes.
+ *
+ *        freed ...  end ........ ready ........ target
+ *   used | given back | ours to give | being made on a worker thread
+ *
+ * A worker lengthens the file ahead of need, in steps that grow while anybody has
+ * to wait. The file is sparse: it takes blocks when data come. Its new length is
+ * made durable by the barrier that goes before the pages that show it; without
+ * that a power cut could leave a table that points past the end.
+ *
+ * What was freed and zeroed is used again first. It is remembered as long as the
+ * image is open, up to a number of runs; the rest is free in the image's own
+ * tables only.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <blktap/format.h>
+
+#include "base/num.h"
+
+#define STEP_MIN (1 * MiB)
+#define STEP_MAX (256 * MiB)
+#define RUNS 1024
+
+struct run {
+	uint64_t at, len;
+};
+
+struct td_space {
+	struct td_image *img;
+	struct td_file *file;
+	struct td_cache *cache;
+	uint32_t unit;
+	uint64_t end;     /* first byte that is nobody's */
+	uint64_t ready;   /* the file is this long */
+	uint64_t target;  /* what the running work makes it */
+	uint64_t need;    /* ... or at least this */
+	uint64_t step;
+	bool growing;
+	struct td_parks waiting; /* the running work is for these */
+	struct td_parks late;    /* these came when it had begun */
+	struct td_work work;
+	struct run run[RUNS];    /* freed */
+	unsigned runs;
+};
+
+static int grow_run(struct td_work *work)
+{
+	struct td_space *space = container_of(work, struct td_space, work);
+	int err = td_file_truncate(space->file, space->target);
+
+	if (err && space->need < space->target) { /* no room for more than that */
+		space->target = space->need;
+		err = td_file_truncate(space->file, space->target);
+	}
+	return err;
+}
+
+/* A failure is that of those it was begun for. Who came later tries again. */
+static void grow_ended(struct td_work *work, int err)
+{
+	struct td_space *space = container_of(work, struct td_space, work);
+	struct td_parks waiting = space->waiting, late = space->late;
+
+	space->waiting = space->late = (struct td_parks){ 0 };
+	space->growing = false;
+	if (!err)
+		space->ready = space->target;
+	td_parks_go(&waiting, err);
+	td_parks_go(&late, 0);
+}
+
+static void grow(struct td_space *space, uint64_t need)
+{
+	space->growing = true;
+	space->need = need;
+	space->target = round_up(need + space->step, 4096);
+	td_work_start(space->img->queue, &space->work);
+}
+
+static bool find_freed(struct td_space *space, uint64_t least, uint64_t *len, uint64_t *at)
+{
+	for (unsigned i = 0; i < space->runs; i++)
+		if (space->run[i].len >= least) {
+			*at = space->run[i].at;
+			*len = min_u64(*len, space->run[i].len);
+			return true;
+		}
+	return false;
+}
+
+int td_space_find(struct td_space *space, struct td_park *park, uint64_t least,
+		  uint64_t *len, uint64_t *at)
+{
+	uint64_t has;
+
+	if (least <= space->unit && find_freed(space, least, len, at))
+		return 0;
+	has = space->ready > space->end ? round_down(space->ready - space->end, space->unit) : 0;
+	if (has >= least) {
+		*at = space->end;
+		*len = min_u64(*len, has);
+		return 0;
+	}
+	if (space->growing) {
+		td_parks_add(&space->late, park);
+		return TD_PARKED;
+	}
+	if (space->end > INT64_MAX - least - STEP_MAX)
+		return -EFBIG;
+	td_parks_add(&space->waiting, park);
+	if (space->step < STEP_MAX)
+		space->step *= 2;
+	grow(space, space->end + least);
+	return TD_PARKED;
+}
+
+void td_space_take(struct td_space *space, uint64_t at, uint64_t len)
+{
+	td_cache_data(space->cache);
+	for (unsigned i = 0; i < space->runs; i++) {
+		struct run *run = &space->run[i];
+
+		if (run->at != at)
+			continue;
+		run->at += len;
+		run->len -= len;
+		if (!run->len)
+			*run = space->run[--space->runs];
+		return;
+	}
+	space->end = at + len;
+	if (!space->growing && space->ready < space->end + space->step / 2)
+		grow(space, max_u64(space->ready, space->end));
+}
+
+void td_space_give(struct td_space *space, uint64_t at, uint64_t len)
+{
+	for (unsigned i = 0; i < space->runs; i++) {
+		struct run *run = &space->run[i];
+
+		if (run->at + run->len == at || at + len == run->at) {
+			run->at = min_u64(run->at, at);
+			run->len += len;
+			return;
+		}
+	}
+	if (space->runs < RUNS)
+		space->run[space->runs++] = (struct run){ at, len };
+}
+
+uint64_t td_space_end(const struct td_space *space)
+{
+	return space->end;
+}
+
+int td_space_new(struct td_image *img, struct td_file *file, struct td_cache *cache,
+		 uint32_t unit, uint64_t end, struct td_space **out, struct td_why *why)
+{
+	struct td_space *space = calloc(1, sizeof(*space));
+
+	if (!space)
+		return td_fail(why, -ENOMEM, "%s: no memory", td_file_path(file));
+	space->img = img;
+	space->file = file;
+	space->cache = cache;
+	space->unit = unit;
+	space->end = end;
+	space->ready = td_file_size(file);
+	space->step = STEP_MIN;
+	space->work.run = grow_run;
+	space->work.done = grow_ended;
+	*out = space;
+	return 0;
+}
+
+/* What is left over is cut off; after a kill it stays, as a hole. */
+void td_space_free(struct td_space *space)
+{
+	if (space && space->ready > space->end)
+		td_file_truncate(space->file, space->end);
+	free(space);
+}

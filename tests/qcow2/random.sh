@@ -1,0 +1,97 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# random.sh CASE: random requests against a model, on images of many kinds, then
+# qemu-img must read the same and find nothing to complain of. Each run has a new
+# seed, which is printed where it fails: RANDOM_SEED=n repeats it.
+. "$(dirname "$0")/lib.sh"
+need qemu-img
+
+ours() { # SEED
+	for cluster in 512 4K 64K; do
+		rm -f a model
+		must "$QCOW_CREATE" -q -f qcow2 -c $cluster 5001K a
+		truncate -s 5001K model
+		writes a model seed="$1"
+		writes a model seed="$1" align=4096 engine=libaio
+	done
+}
+
+versions() {
+	for version in 1.1 0.10; do
+		for cluster in 512 64K 2M; do
+			image a 9M -o compat=$version,cluster_size=$cluster
+			rm -f model
+			truncate -s 9M model
+			writes a model seed="$1"
+		done
+	done
+}
+
+overlay() {
+	content
+	for version in 1.1 0.10; do
+		for cluster in 512 64K; do
+			image a 11M -b raw -F raw -o compat=$version,cluster_size=$cluster
+			cp raw model
+			truncate -s 11M model
+			writes a model seed="$1"
+			writes a model seed="$1" align=4096 engine=libaio
+		done
+	done
+}
+
+chain() {
+	content
+	image one 10M -b raw -F raw
+	cp raw model
+	truncate -s 10M model
+	writes one model seed="$1"
+	must "$QCOW_CREATE" -q -f qcow2 -b qcow2 0 two one
+	writes two model seed="$1"
+	image three 10M -b two -F qcow2 -o cluster_size=512
+	writes three model seed="$1"
+}
+
+refcounts() {
+	for bits in 1 2 4 8 16 32 64; do
+		image a 9M -o cluster_size=512,refcount_bits=$bits
+		rm -f model
+		truncate -s 9M model
+		writes a model seed="$1"
+	done
+}
+
+compressed() {
+	content
+	for type in zlib zstd; do
+		for cluster in 4K 64K; do
+			rm -f a
+			cp raw model
+			must qemu-img convert -c -f raw -O qcow2 \
+				-o compression_type=$type,cluster_size=$cluster raw a
+			writes a model seed="$1"
+		done
+	done
+}
+
+snapshots() {
+	content
+	rm -f a
+	cp raw model
+	must qemu-img convert -f raw -O qcow2 -o cluster_size=4K raw a
+	must qemu-img snapshot -c one a
+	writes a model seed="$1"
+	cp model model-two
+	must qemu-img snapshot -c two a
+	writes a model seed="$1"
+	must qemu-img convert -l snapshot.name=one -f qcow2 -O raw a got
+	cmp got raw || fail "a snapshot was changed"
+	must qemu-img convert -l snapshot.name=two -f qcow2 -O raw a got
+	cmp got model-two || fail "a snapshot was changed"
+	must qemu-img snapshot -d one a
+	writes a model seed="$1"
+	must qemu-img snapshot -a two a
+	writes a model-two seed="$1"
+}
+
+"$1" "${RANDOM_SEED:-$((RANDOM * 32768 + RANDOM))}"
