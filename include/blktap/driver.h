@@ -263,6 +263,9 @@ bool td_file_same(const struct td_file *a, const struct td_file *b);
 int td_file_read(struct td_file *file, void *buf, size_t len, uint64_t at);
 int td_file_write(struct td_file *file, const void *buf, size_t len, uint64_t at);
 int td_file_sync(struct td_file *file);
+/* Gives the space of [at, at + len) back where that can be done; it reads as zeroes
+ * then, or as it did. */
+int td_file_punch(struct td_file *file, uint64_t at, uint64_t len);
 /* Sets the length of a regular file; new space reads as zeroes. */
 int td_file_truncate(struct td_file *file, uint64_t size);
 /* Reserves space that reads as zeroes at [at, at + len), which lies at or past

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/rule.h"
 #include "format/cache.h"
 
 #define LATER_MS 1000
@@ -145,7 +146,9 @@ static void write_some(struct td_cache *cache, struct cache_req *own)
 
 static bool needs_barrier(const struct td_cache *cache, unsigned stage)
 {
-	return cache->unsynced < stage || (cache->batch_data && stage >= cache->shows);
+	return (cache->unsynced < stage && td_rule("format-stages-in-order")) ||
+	       (cache->batch_data && stage >= cache->shows &&
+		td_rule("format-data-before-entry"));
 }
 
 /* Sends what may be sent. Loads have the same requests: one comes back some time. */

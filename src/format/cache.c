@@ -12,6 +12,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/rule.h"
+
 #define SIZE_DEFAULT (16 * MiB)
 #define SIZE_LIMIT (4 * GiB)
 
@@ -275,7 +277,8 @@ void td_cache_dirty(struct td_cache *cache, void *at, unsigned stage)
 	if (!slot->in_batch) {
 		slot->stage = stage;
 		cache->dirty++;
-		td_survivor_dirty(cache->survivor, i, slot->at, stage);
+		if (td_rule("format-page-marked-before-change"))
+			td_survivor_dirty(cache->survivor, i, slot->at, stage);
 	}
 	slot->dirty = true;
 	batch_later(cache);

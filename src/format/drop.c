@@ -13,6 +13,7 @@
  */
 #include <stdlib.h>
 
+#include "base/rule.h"
 #include "format/map.h"
 
 static void release(struct td_park *park, int err);
@@ -142,7 +143,10 @@ static void round_start(struct td_map *map)
 	drops->is_durable = false;
 	map->side = !map->side;
 	drops->is_drained = !map->busy[!map->side];
-	td_cache_after(map->config.cache, &drops->durable);
+	if (td_rule("format-drops-after-entries"))
+		td_cache_after(map->config.cache, &drops->durable);
+	else
+		became_durable(&drops->durable, 0);
 }
 
 static void drops_run(struct td_defer *defer)

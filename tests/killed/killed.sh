@@ -53,6 +53,13 @@ qcow-overlay)
 	base
 	"$QCOW_CREATE" -q 0 "$image" "$work/base"
 	spec=qcow:$image ;;
+qcow2)
+	"$QCOW_CREATE" -q -f qcow2 "$size" "$image"
+	spec=qcow2:$image ;;
+qcow2-overlay)
+	base
+	"$QCOW_CREATE" -q -f qcow2 0 "$image" "$work/base"
+	spec=qcow2:$image ;;
 *)
 	echo "killed.sh: there is no kind $kind" >&2
 	exit 2 ;;

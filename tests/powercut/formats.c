@@ -24,6 +24,25 @@ const struct format formats[] = {
 	  .qemu = "qcow", .states = 3 },
 	{ .name = "qcow-overlay-many-tables", .type = "qcow", .cluster = 512,
 	  .overlay = true, .kills = true, .qemu = "qcow", .states = 3 },
+	{ .name = "qcow2", .type = "qcow2", .kills = true, .qemu = "qcow2", .qemu_checks = true,
+	  .states = 2 },
+	{ .name = "qcow2-overlay", .type = "qcow2", .overlay = true, .kills = true,
+	  .qemu = "qcow2", .qemu_checks = true, .states = 2 },
+	{ .name = "qcow2-compressed", .type = "qcow2", .packed = true, .kills = true,
+	  .qemu = "qcow2", .qemu_checks = true, .states = 1 },
+	/* refcount blocks and L2 tables of a cluster's size: many of them */
+	{ .name = "qcow2-small", .type = "qcow2", .cluster = 512, .kills = true,
+	  .qemu = "qcow2", .qemu_checks = true, .states = 2 },
+	{ .name = "qcow2-overlay-small", .type = "qcow2", .cluster = 512, .overlay = true,
+	  .kills = true, .qemu = "qcow2", .qemu_checks = true, .states = 2 },
+	/* all is shared with a snapshot; a refcount table that becomes too short */
+	{ .name = "qcow2-snapshot", .type = "qcow2", .overlay = true, .kills = true,
+	  .make = "qemu-img convert -f raw -O qcow2 -o cluster_size=4K %b %f && "
+		  "qemu-img snapshot -c s %f",
+	  .qemu = "qcow2", .qemu_checks = true, .states = 2 },
+	{ .name = "qcow2-table", .type = "qcow2", .kills = true,
+	  .make = "qemu-img create -q -f qcow2 -o cluster_size=512,refcount_bits=64 %f %s",
+	  .size = 4 * MiB, .qemu = "qcow2", .qemu_checks = true, .states = 1 },
 	{ 0 },
 };
 
@@ -31,6 +50,10 @@ const struct broken broken_rules[] = {
 	{ "qcow-room-before-entry", "qcow", 24 },
 	{ "qcow-data-before-entry", "qcow-overlay" },
 	{ "qcow-table-linked-before-answer", "qcow-many-tables", 32 },
+	{ "format-data-before-entry", "qcow2-overlay" },
+	{ "format-stages-in-order", "qcow2-snapshot" },
+	{ "format-drops-after-entries", "qcow2-overlay-small" },
+	{ "format-page-marked-before-change", "qcow2" },
 	{ 0 },
 };
 
