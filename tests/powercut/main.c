@@ -9,6 +9,7 @@
 #include <err.h>
 #include <errno.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -290,7 +291,7 @@ static const char usage[] =
 "  -r, --per-run N     states of one run, about: 400\n"
 "  -w, --steps N       requests of a run, at most: 60\n"
 "  -a, --align BYTES   pretend that files demand this alignment\n"
-"  -e, --engine NAME   io_uring or libaio\n"
+"  -e, --engine NAME   io_uring or libaio, for the runs\n"
 "  -S, --seed N        the first run's; the next ones follow. None is fixed then\n"
 "  -k, --keep          leave the files of a state that is wrong\n"
 "  -b, --break RULE    ends with 0 if that is noticed\n"
@@ -392,6 +393,9 @@ int main(int argc, char **argv)
 	}
 	if (!ex.states)
 		ex.states = broken_rule ? 8000 : ex.format->states * 1000;
+	/* megabytes come and go with each state: they need not be new each time */
+	mallopt(M_MMAP_THRESHOLD, 64 * MiB);
+	mallopt(M_TRIM_THRESHOLD, 256 * MiB);
 	suite_make(&ex);
 	ex.seen = calloc(SEEN_ROOM, sizeof(*ex.seen));
 	printf("# %s, seed %llu\n", ex.format->name, (unsigned long long)seed);
