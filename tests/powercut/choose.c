@@ -128,11 +128,11 @@ static bool just_promised(const struct log *log, uint64_t at, bool kill)
 	return false;
 }
 
-/* After a kill nothing is lost but what was in flight, and more is promised: where
- * that is looked at, the same files after a power cut need not be. */
+/* After a kill more is promised: where that is looked at, the same files after a
+ * power cut need not be, unless that takes survivor memory with it. */
 static void visit_prefix(struct choice *choice, bool kills, bool kill)
 {
-	if (kill || !kills)
+	if (kill || !kills || choice->log->survives)
 		visit(choice);
 }
 

@@ -396,6 +396,7 @@ int main(int argc, char **argv)
 	/* megabytes come and go with each state: they need not be new each time */
 	mallopt(M_MMAP_THRESHOLD, 64 * MiB);
 	mallopt(M_TRIM_THRESHOLD, 256 * MiB);
+	td_log_level(LOG_WARNING);
 	suite_make(&ex);
 	ex.seen = calloc(SEEN_ROOM, sizeof(*ex.seen));
 	printf("# %s, seed %llu\n", ex.format->name, (unsigned long long)seed);
