@@ -223,6 +223,20 @@ void td_alarm_set(struct td_alarm *alarm, unsigned ms);
 bool td_alarm_is_set(const struct td_alarm *alarm);
 void td_alarm_free(struct td_alarm *alarm); /* NULL is fine */
 
+/*
+ * Calls ready(watch, events) on the queue's thread while the descriptor is ready for
+ * what is waited for: EPOLLIN, EPOLLOUT ... of <sys/epoll.h>. For drivers whose I/O
+ * is not on files: sockets, descriptors of a library.
+ */
+struct td_watch {
+	int fd;          /* these two are set by the driver, and kept while it watches */
+	void (*ready)(struct td_watch *watch, uint32_t events);
+	uint32_t events; /* private; zeroed at first */
+};
+/* Waits for events, and for nothing else; 0 ends it, which cannot fail: before fd is
+ * closed. ready() is not called any more then, in this turn of the loop either. */
+int td_watch(struct td_queue *queue, struct td_watch *watch, uint32_t events);
+
 /* Runs run() on a worker thread, then done() on the queue's thread. */
 struct td_work {
 	int            (*run)(struct td_work *work);           /* may block */
@@ -341,7 +355,8 @@ struct td_image {
 /*
  * Opens "type:target[,key=value...]" read-only as the image below img. Refuses
  * chains deeper than 32 and images that are in the chain already. Relative
- * paths are taken from the folder of from_file (may be NULL).
+ * paths are taken from the folder of from_file (may be NULL); SCHEME://... is no
+ * path, and taken as it is.
  */
 int td_image_open_below(struct td_image *img, const char *type,
 			const char *target, const char *from_file,

@@ -194,12 +194,20 @@ void image_close(struct image_core *core)
 	image_free(core);
 }
 
+/* SCHEME://... names a place that no folder is a part of. */
+static bool is_uri(const char *target)
+{
+	size_t scheme = strspn(target, "abcdefghijklmnopqrstuvwxyz0123456789+-.");
+
+	return scheme && !strncmp(target + scheme, "://", 3);
+}
+
 static char *path_beside(const char *from_file, const char *target)
 {
 	const char *slash = from_file ? strrchr(from_file, '/') : NULL;
 	char *path;
 
-	if (*target == '/' || !slash)
+	if (*target == '/' || !slash || is_uri(target))
 		return strdup(target);
 	if (asprintf(&path, "%.*s%s", (int)(slash + 1 - from_file), from_file, target) < 0)
 		return NULL;

@@ -271,7 +271,7 @@ void td_req_free(struct td_req *req)
 		free(slot_of(req));
 }
 
-/* ---- deferred calls and work --------------------------------------------------- */
+/* ---- deferred calls, alarms, watches and work ---------------------------------- */
 
 void td_defer(struct td_queue *queue, struct td_defer *defer)
 {
@@ -326,6 +326,24 @@ void td_alarm_free(struct td_alarm *alarm)
 		return;
 	td_timer_cancel(&alarm->timer);
 	free(alarm);
+}
+
+int td_watch(struct td_queue *queue, struct td_watch *watch, uint32_t events)
+{
+	int err;
+
+	if (watch->events && events)
+		return td_watch_change(queue->loop, watch, events);
+	if (events) {
+		err = td_watch_start(queue->loop, watch, watch->fd, events);
+		if (err)
+			watch->events = 0;
+		return err;
+	}
+	if (watch->events)
+		td_watch_stop(queue->loop, watch);
+	watch->events = 0;
+	return 0;
 }
 
 void td_work_start(struct td_queue *queue, struct td_work *work)

@@ -31,12 +31,7 @@ void td_loop_turn(struct td_loop *loop, int timeout_ms);
 /* Async-signal-safe, any thread. */
 void td_loop_stop(struct td_loop *loop);
 
-/* Calls ready(watch, events) when fd has EPOLLIN, EPOLLOUT ... events. */
-struct td_watch {
-	int fd;
-	void (*ready)(struct td_watch *watch, uint32_t events);
-	uint32_t events; /* private */
-};
+/* struct td_watch is in <blktap/driver.h>; td_watch() there is these three for drivers. */
 int td_watch_start(struct td_loop *loop, struct td_watch *watch, int fd,
 		   uint32_t events);
 int td_watch_change(struct td_loop *loop, struct td_watch *watch,

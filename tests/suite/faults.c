@@ -280,7 +280,7 @@ static void every_fault(struct suite *suite, bool on)
 	unsigned threads = count_threads();
 	uint64_t n = 1;
 
-	if (suite->forgets)
+	if (suite->forgets || suite->server)
 		skip("the driver keeps nothing in files");
 	while (run_with_fault(suite, n, on)) {
 		require(count_files() == files,

@@ -24,7 +24,7 @@
 struct options {
 	struct td_args_common common;
 	const char *engine, *align, *cluster, *seed, *rounds, *dir, *behaviour, *plugins,
-		*timeout;
+		*server, *timeout;
 	bool shuffle, overlay, packed, exact, forgets, first, list;
 };
 
@@ -54,6 +54,8 @@ static const struct td_arg rows[] = {
 	  "only those whose name contains B" },
 	{ "plugins", 'p', "DIR", offsetof(struct options, plugins),
 	  "look for plug-ins there" },
+	{ "server", 'u', "COMMAND", offsetof(struct options, server),
+	  "run this for each image: it listens on the socket %u" },
 	{ "first", '1', NULL, offsetof(struct options, first), "stop at the first that fails" },
 	{ "list", 'l', NULL, offsetof(struct options, list), "list the behaviours" },
 	{ "timeout", 't', "S", offsetof(struct options, timeout),
@@ -242,7 +244,7 @@ static int help(void)
 	     "Runs the image suite on a disk driver: a plug-in, or one that is built in.\n\n"
 	     "SPEC says how to name a disk of it: %f stands for a scratch file of zeroes (a\n"
 	     "new one each time), %s for the wanted size in bytes. Without SPEC the driver's\n"
-	     "create function makes the images.\n"
+	     "create function makes the images. With --server %u is a socket.\n"
 	     "    blktap-driver-test ./stripe.so 'stripe:%f,and=%f'\n");
 	td_args_help(rows);
 	return 0;
@@ -264,6 +266,7 @@ static void run_set(struct run *run, const struct options *options)
 	*run = (struct run){
 		.suite = {
 			.engine = options->engine,
+			.server = options->server,
 			.align = number(options->align, 0),
 			.cluster = number(options->cluster, 0),
 			.shuffle = options->shuffle,

@@ -30,6 +30,7 @@ struct suite {
 	struct td_registry *registry;
 	const struct td_driver *driver;
 	const char *spec;     /* a template, see target.c; NULL: driver->create */
+	const char *server;   /* a template of what serves an image; NULL: nothing does */
 	bool overlay;         /* created images get a backing image */
 	uint32_t cluster;     /* of created images; 0: the driver's choice */
 	bool packed;          /* images made by qemu-img, with compressed clusters */
@@ -64,6 +65,7 @@ void skip(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
 struct target {
 	char spec[1024];
 	char path[512];   /* the image's own file; empty: none */
+	char socket[300]; /* of its server */
 	uint32_t tag;     /* what a fresh image reads as */
 };
 

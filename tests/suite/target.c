@@ -7,15 +7,21 @@
  *     TYPE:%f,option=...     %f: a scratch file of zeroes, a new one each time
  *     TYPE:name,size=%s      %s: the size wanted, in bytes
  *
- * With several %f the size is divided among them.
+ * With several %f the size is divided among them. Where images are served by
+ * another process a second template is its command, and %u in both is the socket
+ * that it listens on. It is killed when the behaviour ends, however it does.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "suite.h"
@@ -44,32 +50,76 @@ static unsigned count_files(const char *template)
 	return n;
 }
 
-static void expand(struct suite *suite, uint64_t size, struct target *target)
+/* What a % and a letter stand for; NULL: for themselves. */
+static const char *value_of(struct suite *suite, const char *at, uint64_t size,
+			    uint64_t each, struct target *target)
 {
-	unsigned files = count_files(suite->spec);
-	uint64_t each = files ? round_up((size + files - 1) / files, 4096) : 0;
-	size_t at = 0;
+	static char number[24];
 
-	if (files == 1)
-		each = size;
-	for (const char *p = suite->spec; *p && at < sizeof(target->spec) - 1; p++) {
-		size_t room = sizeof(target->spec) - at;
-		if (p[0] == '%' && p[1] == 'f') {
-			snprintf(target->path, sizeof(target->path), "%s/image%u",
-				 suite->dir, suite->made++);
-			file_make(target->path, each, TAG_ZERO);
-			at += snprintf(target->spec + at, room, "%s", target->path);
-			p++;
-		} else if (p[0] == '%' && p[1] == 's') {
-			at += snprintf(target->spec + at, room, "%llu",
-				       (unsigned long long)size);
+	if (!strncmp(at, "%f", 2)) {
+		snprintf(target->path, sizeof(target->path), "%s/image%u", suite->dir,
+			 suite->made++);
+		file_make(target->path, each, TAG_ZERO);
+		return target->path;
+	}
+	if (!strncmp(at, "%s", 2)) {
+		snprintf(number, sizeof(number), "%llu", (unsigned long long)size);
+		return number;
+	}
+	return strncmp(at, "%u", 2) || !suite->server ? NULL : target->socket;
+}
+
+static void expand(struct suite *suite, const char *template, uint64_t size,
+		   struct target *target, char *out, size_t room)
+{
+	unsigned files = count_files(template);
+	uint64_t each = files > 1 ? round_up((size + files - 1) / files, 4096) : size;
+	size_t used = 0;
+
+	for (const char *p = template; *p && used < room - 1; p++) {
+		const char *value = value_of(suite, p, size, each, target);
+
+		if (value) {
+			used += snprintf(out + used, room - used, "%s", value);
 			p++;
 		} else {
-			target->spec[at++] = *p;
+			out[used++] = *p;
 		}
 	}
-	require(at < sizeof(target->spec), "the specification is too long");
-	target->spec[at] = 0;
+	require(used < room, "the specification is too long");
+	out[used] = 0;
+}
+
+static bool socket_answers(const char *path)
+{
+	struct sockaddr_un to = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	bool answers;
+
+	snprintf(to.sun_path, sizeof(to.sun_path), "%.107s", path);
+	answers = !connect(fd, (struct sockaddr *)&to, sizeof(to));
+	close(fd);
+	return answers;
+}
+
+static void serve(struct suite *suite, uint64_t size, struct target *target)
+{
+	char command[2048] = "exec ";
+
+	snprintf(target->socket, sizeof(target->socket), "%s/.s%u", suite->dir,
+		 suite->made++);
+	expand(suite, suite->server, size, target, command + 5, sizeof(command) - 5);
+	pid_t pid = fork();
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+		_exit(127);
+	}
+	require(pid > 0, "fork: %s", strerror(errno));
+	for (unsigned i = 0; !socket_answers(target->socket); i++) {
+		require(i < 1000, "%s: does not listen", command);
+		usleep(10000);
+	}
 }
 
 static void create(struct suite *suite, uint64_t size, struct target *target)
@@ -119,8 +169,10 @@ static void pack(struct suite *suite, uint64_t size, struct target *target)
 void target_make(struct suite *suite, uint64_t size, struct target *target)
 {
 	*target = (struct target){ .tag = TAG_ZERO };
+	if (suite->server)
+		serve(suite, size, target);
 	if (suite->spec)
-		expand(suite, size, target);
+		expand(suite, suite->spec, size, target, target->spec, sizeof(target->spec));
 	else if (suite->packed)
 		pack(suite, size, target);
 	else
