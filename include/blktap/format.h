@@ -52,6 +52,7 @@ struct td_cache;
 struct td_cache_config {
 	uint32_t page;     /* bytes: a power of two, 512 to 4096 */
 	uint64_t size;     /* bytes of pages in memory; 0: 16 MiB */
+	struct td_file *data; /* data lie in a file of their own; NULL: in this one */
 	unsigned shows;    /* pages of this stage and later show data, or new room:
 	                      what td_cache_data() tells of comes before them */
 };
@@ -115,6 +116,7 @@ int td_space_find(struct td_space *space, struct td_park *park, uint64_t least,
 void td_space_take(struct td_space *space, uint64_t at, uint64_t len);
 /* Gives back room that reads as zeroes. */
 void td_space_give(struct td_space *space, uint64_t at, uint64_t len);
+struct td_file *td_space_file(const struct td_space *space);
 /* No room is left before that offset of the file. */
 uint64_t td_space_end(const struct td_space *space);
 
@@ -197,6 +199,13 @@ void td_map_drop(struct td_map *map, uint64_t at, uint64_t len);
 static inline void td_set64(void *at, uint64_t value)
 {
 	__atomic_store_n((uint64_t *)at, value, __ATOMIC_SEQ_CST);
+}
+/* 16 bytes, aligned: one instruction, which a kill comes before or after. */
+static inline void td_set128(void *at, uint64_t first, uint64_t second)
+{
+	typedef uint64_t pair __attribute__((vector_size(16)));
+
+	*(volatile pair *)at = (pair){ first, second };
 }
 static inline void td_set32(void *at, uint32_t value)
 {

@@ -96,15 +96,34 @@ static void barrier_ended(struct td_req *req)
 	}
 }
 
+static void barrier_send(struct td_cache *cache, struct td_file *file, td_step *step)
+{
+	cache->barrier->user = cache;
+	cache->barrier->step = step;
+	cache->barrier->err = 0;
+	td_buffer(cache->barrier, TD_FLUSH, NULL, 0);
+	td_io(cache->barrier, file, 0);
+}
+
+/* Data in a file of their own are durable: now the tables' file. */
+static void data_synced(struct td_req *req)
+{
+	struct td_cache *cache = req->user;
+
+	if (req->err)
+		barrier_ended(req);
+	else
+		barrier_send(cache, cache->file, barrier_ended);
+}
+
 static void barrier(struct td_cache *cache)
 {
 	cache->data = cache->batch_data = false;
 	cache->unsynced = TD_STAGES;
-	cache->barrier->user = cache;
-	cache->barrier->step = barrier_ended;
-	cache->barrier->err = 0;
-	td_buffer(cache->barrier, TD_FLUSH, NULL, 0);
-	td_io(cache->barrier, cache->file, 0);
+	if (cache->data_file)
+		barrier_send(cache, cache->data_file, data_synced);
+	else
+		barrier_send(cache, cache->file, barrier_ended);
 }
 
 static void write_ended(struct td_req *req)
@@ -310,6 +329,13 @@ int batch_open(struct td_cache *cache)
 	return 0;
 }
 
+static int sync_all(struct td_cache *cache)
+{
+	int err = cache->data_file ? td_file_sync(cache->data_file) : 0;
+
+	return err ? err : td_file_sync(cache->file);
+}
+
 int batch_write_all(struct td_cache *cache)
 {
 	int err = 0;
@@ -319,7 +345,7 @@ int batch_write_all(struct td_cache *cache)
 		const struct cache_copy *copy = &cache->copy[i];
 
 		if (needs_barrier(cache, copy->stage)) {
-			err = td_file_sync(cache->file);
+			err = sync_all(cache);
 			cache->data = cache->batch_data = false;
 			cache->unsynced = TD_STAGES;
 		}
@@ -331,7 +357,7 @@ int batch_write_all(struct td_cache *cache)
 		td_survivor_written(cache->survivor, copy->slot, err, false);
 	}
 	if (!err)
-		err = td_file_sync(cache->file);
+		err = sync_all(cache);
 	cache->data = err;
 	cache->unsynced = err ? 0 : TD_STAGES;
 	copies_end(cache, err);

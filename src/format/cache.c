@@ -398,6 +398,7 @@ int td_cache_new(struct td_image *img, struct td_file *file,
 	cache->file = file;
 	cache->page = config->page;
 	cache->shows = config->shows;
+	cache->data_file = config->data;
 	cache->count = max_u64(min_u64(size, SIZE_LIMIT) / config->page, CACHE_LEAST);
 	list_init(&cache->free);
 	list_init(&cache->lru);

@@ -47,6 +47,7 @@ struct cache_copy {
 struct td_cache {
 	struct td_image *img;
 	struct td_file *file;
+	struct td_file *data_file; /* NULL: data are in file */
 	uint32_t page, count, shows;
 	char *pages;
 	struct td_survivor *survivor; /* NULL: read-only */

@@ -57,7 +57,7 @@ static void punch(struct td_map *map)
 	req->err = 0;
 	td_buffer(req, TD_WRITE_ZEROES, NULL, map->drops.gone.len);
 	req->flags = TD_MAY_UNMAP;
-	td_io(req, map->config.file, map->drops.gone.at);
+	td_io(req, td_space_file(map->config.space), map->drops.gone.at);
 }
 
 /* Adds the unit to the run that is to be punched; false: it does not follow. */
@@ -219,7 +219,8 @@ static void release_now(struct td_map *map, const struct map_run *run, uint64_t 
 		bool gone = false;
 
 		if (!map->config.ops->release(map->img, &nobody, run->at + pos, &gone) && gone)
-			td_file_punch(map->config.file, run->at + pos, map->config.unit);
+			td_file_punch(td_space_file(map->config.space), run->at + pos,
+				      map->config.unit);
 	}
 }
 

@@ -18,12 +18,23 @@
 
 #include "format/map.h"
 
+static uint64_t unit_up(const struct td_map *map, uint64_t n)
+{
+	return round_up(n, map->config.unit);
+}
+
+uint64_t grow_begins(const struct piece *grow)
+{
+	return round_down(grow->from, grow->map->config.unit);
+}
+
 struct piece *grow_find(struct td_map *map, uint64_t offset, uint64_t len)
 {
 	struct piece *first = NULL;
 
 	LIST_FOR (struct piece, grow, &map->grows, link)
-		if (grow->from < offset + len && offset < grow->from + grow->size &&
+		if (grow_begins(grow) < offset + len &&
+		    offset < unit_up(map, grow->from + grow->size) &&
 		    (!first || grow->from < first->from))
 			first = grow;
 	return first;
@@ -32,11 +43,6 @@ struct piece *grow_find(struct td_map *map, uint64_t offset, uint64_t len)
 static struct piece *grow_of(struct td_park *park)
 {
 	return container_of(park, struct piece, park);
-}
-
-static uint64_t unit_up(const struct td_map *map, uint64_t n)
-{
-	return round_up(n, map->config.unit);
 }
 
 /* ---- the end ---------------------------------------------------------------- */
@@ -49,7 +55,7 @@ static void over(struct piece *grow, int err)
 	list_del(&grow->link);
 	buffer_put(grow);
 	if (err && !grow->old.placed) {
-		uint64_t from = round_down(grow->from, map->config.unit);
+		uint64_t from = grow_begins(grow);
 
 		td_map_drop(map, grow->at - (grow->from - from),
 			    unit_up(map, grow->from + grow->size) - from);
@@ -207,7 +213,8 @@ static int grow_at_once(struct piece *piece, const struct td_spot *spot, uint64_
 static uint64_t aim(const struct td_map *map, const struct td_spot *spot, uint64_t offset,
 		    uint64_t left, uint64_t *from, uint64_t *size)
 {
-	uint64_t grain = map->config.grain, skip = offset % grain;
+	uint64_t grain = spot->kind == TD_SPOT_PACKED ? map->config.unit : map->config.grain;
+	uint64_t skip = offset % grain;
 
 	*from = offset - skip;
 	*size = grain;

@@ -153,6 +153,11 @@ void td_space_give(struct td_space *space, uint64_t at, uint64_t len)
 		space->run[space->runs++] = (struct run){ at, len };
 }
 
+struct td_file *td_space_file(const struct td_space *space)
+{
+	return space->file;
+}
+
 uint64_t td_space_end(const struct td_space *space)
 {
 	return space->end;

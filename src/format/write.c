@@ -119,12 +119,12 @@ static int change_spot(struct piece *piece, uint64_t *done, bool *whole)
 	struct td_spot spot;
 	int err;
 
-	if (grow && grow->from <= offset) {
+	if (grow && grow_begins(grow) <= offset) {
 		td_parks_add(&grow->waiters, &piece->park);
 		return TD_PARKED;
 	}
 	if (grow)
-		len = grow->from - offset;
+		len = grow_begins(grow) - offset;
 	err = map->config.ops->find(map->img, &piece->park, offset, len, &spot);
 	if (err)
 		return err;

@@ -35,6 +35,13 @@ const struct format formats[] = {
 	  .qemu = "qcow2", .qemu_checks = true, .states = 2 },
 	{ .name = "qcow2-overlay-small", .type = "qcow2", .cluster = 512, .overlay = true,
 	  .kills = true, .qemu = "qcow2", .qemu_checks = true, .states = 2 },
+	{ .name = "qcow2-subclusters", .type = "qcow2", .overlay = true, .kills = true,
+	  .make = "qemu-img create -q -f qcow2 -o extended_l2=on,cluster_size=16K -b %b -F raw %f",
+	  .qemu = "qcow2", .qemu_checks = true, .states = 1 },
+	{ .name = "qcow2-data-file", .type = "qcow2", .options = ",data-file=on", .overlay = true,
+	  .kills = true,
+	  .make = "qemu-img create -q -f qcow2 -o data_file=%f.raw,cluster_size=4K -b %b -F raw %f",
+	  .qemu = "qcow2", .qemu_checks = true, .states = 1 },
 	/* all is shared with a snapshot; a refcount table that becomes too short */
 	{ .name = "qcow2-snapshot", .type = "qcow2", .overlay = true, .kills = true,
 	  .make = "qemu-img convert -f raw -O qcow2 -o cluster_size=4K %b %f && "

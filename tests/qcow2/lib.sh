@@ -16,7 +16,7 @@ sound() {
 
 # writes IMAGE MODEL KEY=VALUE...: random requests of ours, then both are compared
 writes() {
-	timeout 120 "$QCOW_RANDOM" "qcow2:$1" "$2" "${@:3}" >out.txt 2>&1 ||
+	timeout 120 "$QCOW_RANDOM" "qcow2:$1${options:-}" "$2" "${@:3}" >out.txt 2>&1 ||
 		fail "${*:3} on $1: $(cat out.txt)"
 	sound "$1" "$2"
 	[ -z "$(ls "$BLKTAP_SURVIVOR_DIR" 2>/dev/null)" ] || fail "survivor memory was left"

@@ -47,10 +47,11 @@ autoclear() {
 }
 
 refused_features() {
-	image a 9M -o extended_l2=on,cluster_size=16K
-	refuses "a: needs 'extended L2 entries', which is not supported" "$QCOW_CHECK" qcow2:a
 	image a 9M -o data_file=ext.raw
-	refuses "a: needs 'external data file', which" "$QCOW_CHECK" qcow2:a
+	refuses "a: its data are in another file, ext.raw: say data-file=on" "$QCOW_CHECK" qcow2:a
+	must "$QCOW_CHECK" qcow2:a,data-file=on
+	rm ext.raw
+	refuses "ext.raw: No such file" "$QCOW_CHECK" qcow2:a,data-file=on
 	image a 9M
 	poke a 78 80 # bit 15
 	refuses "a: needs 'incompatible bit 15', which" "$QCOW_CHECK" qcow2:a

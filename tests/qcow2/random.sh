@@ -74,6 +74,42 @@ compressed() {
 	done
 }
 
+subclusters() {
+	content
+	for cluster in 16K 64K 2M; do
+		image a 9M -o extended_l2=on,cluster_size=$cluster
+		rm -f model
+		truncate -s 9M model
+		writes a model seed="$1"
+		image a 11M -b raw -F raw -o extended_l2=on,cluster_size=$cluster
+		cp raw model
+		truncate -s 11M model
+		writes a model seed="$1"
+		writes a model seed="$1" align=4096 engine=libaio
+	done
+	rm -f a
+	cp raw model
+	must qemu-img convert -c -f raw -O qcow2 -o extended_l2=on raw a
+	writes a model seed="$1"
+}
+
+data-file() {
+	content
+	for option in cluster_size=64K cluster_size=4K data_file_raw=on; do
+		rm -f ext.raw
+		image a 9M -o data_file=ext.raw,$option
+		rm -f model
+		truncate -s 9M model
+		options=,data-file=on writes a model seed="$1"
+		options=,data-file=$work/ext.raw writes a model seed="$1" align=4096
+	done
+	rm -f ext.raw
+	image a 11M -b raw -F raw -o data_file=ext.raw
+	cp raw model
+	truncate -s 11M model
+	options=,data-file=on writes a model seed="$1"
+}
+
 snapshots() {
 	content
 	rm -f a

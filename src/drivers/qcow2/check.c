@@ -109,6 +109,10 @@ static int walk_cluster(struct walk *walk, uint64_t offset, uint64_t entry)
 	const struct qcow2_layout *layout = &walk->q->layout;
 	uint64_t host = entry & QCOW2_HOST, at = qcow2_packed_at(layout, entry);
 
+	if (layout->external) {
+		walk->check->allocated += walk->active && entry & QCOW2_COPIED;
+		return 0;
+	}
 	if (entry & QCOW2_PACKED) {
 		walk->check->compressed += walk->active;
 		walk->check->allocated += walk->active;
@@ -140,6 +144,7 @@ static int walk_l2(struct walk *walk, uint64_t index, uint64_t entry)
 	const struct qcow2_layout *layout = &walk->q->layout;
 	uint64_t cluster = qcow2_cluster(layout), at = entry & QCOW2_HOST;
 	uint64_t offset = index << qcow2_span_bits(layout);
+	unsigned step = layout->extended ? 2 : 1;
 	int err;
 
 	if (entry & QCOW2_L1_RESERVED || !qcow2_place_fits(walk->q, at)) {
@@ -152,7 +157,7 @@ static int walk_l2(struct walk *walk, uint64_t index, uint64_t entry)
 	err = copied_flag(walk, "L1 entry", index, entry);
 	if (!err)
 		err = td_cache_read(walk->q->cache, walk->buf, cluster, at);
-	for (uint64_t i = 0; i < cluster / 8 && !err; i++, offset += cluster)
+	for (uint64_t i = 0; i < cluster / 8 && !err; i += step, offset += cluster)
 		if (from_be64(walk->buf[i]))
 			err = walk_cluster(walk, offset, from_be64(walk->buf[i]));
 	return err;

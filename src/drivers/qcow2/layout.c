@@ -58,7 +58,8 @@ static void feature_name(const struct reading *r, unsigned bit, char out[64])
 
 static int check_features(const struct reading *r)
 {
-	uint64_t can = QCOW2_DIRTY | QCOW2_CORRUPT | QCOW2_COMPRESSION;
+	uint64_t can = QCOW2_DIRTY | QCOW2_CORRUPT | QCOW2_COMPRESSION | QCOW2_EXTENDED_L2 |
+		       QCOW2_DATA_FILE;
 	uint64_t unknown = r->layout->incompatible & ~can;
 	char name[64];
 
@@ -93,6 +94,11 @@ static int read_extensions(struct reading *r, uint64_t from, uint64_t end)
 				return td_fail(r->why, -EINVAL, "%s: names no backing format that "
 					       "there is", td_file_path(r->file));
 			memcpy(layout->backing_format, data, len);
+		} else if (type == QCOW2_EXT_DATA_FILE) {
+			if (!len || len >= sizeof(layout->data_file) || memchr(data, 0, len))
+				return td_fail(r->why, -EINVAL, "%s: the name of its data file, %u "
+					       "bytes, cannot be", td_file_path(r->file), len);
+			memcpy(layout->data_file, data, len);
 		} else if (type == QCOW2_EXT_FEATURES) {
 			r->features = data;
 			r->features_len = len;
@@ -190,6 +196,11 @@ static int read_numbers(struct reading *r, const struct qcow2_header *head, uint
 	if (*length > QCOW2_HEAD_V3 && head->compression > 1)
 		return td_fail(r->why, -ENOTSUP, "%s: compression type %u is not supported", path,
 			       head->compression);
+	layout->extended = layout->incompatible & QCOW2_EXTENDED_L2;
+	layout->external = layout->incompatible & QCOW2_DATA_FILE;
+	if (layout->extended && layout->cluster_bits < 14)
+		return td_fail(r->why, -EINVAL, "%s: clusters of 2^%u bytes have no subclusters",
+			       path, layout->cluster_bits);
 	layout->zstd = *length > QCOW2_HEAD_V3 && head->compression == 1;
 	if (layout->zstd != !!(layout->incompatible & QCOW2_COMPRESSION))
 		return td_fail(r->why, -EINVAL, "%s: its header contradicts itself about compression",

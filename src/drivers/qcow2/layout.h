@@ -44,6 +44,7 @@ enum qcow2_incompatible {
 
 /* Extensions of the header. */
 #define QCOW2_EXT_BACKING 0xe2792acau
+#define QCOW2_EXT_DATA_FILE 0x44415441u
 #define QCOW2_EXT_FEATURES 0x6803f857u
 
 /* Entries of L1 and L2. */
@@ -62,8 +63,11 @@ struct qcow2_layout {
 	uint64_t snapshots, snapshots_at;
 	uint64_t incompatible, compatible, autoclear;
 	bool zstd;
+	bool extended;                /* L2 entries of 16 bytes: with subclusters */
+	bool external;                /* data lie in a file of their own */
 	char backing[QCOW2_NAME_MAX + 1];
 	char backing_format[32];      /* "" if the image does not say */
+	char data_file[QCOW2_NAME_MAX + 1]; /* likewise */
 };
 
 /* Reads and checks the header: what it returns can be relied on. */
@@ -74,10 +78,16 @@ static inline uint64_t qcow2_cluster(const struct qcow2_layout *layout)
 	return 1ull << layout->cluster_bits;
 }
 
+/* log2 of the bytes of an L2 entry. */
+static inline unsigned qcow2_entry_bits(const struct qcow2_layout *layout)
+{
+	return layout->extended ? 4 : 3;
+}
+
 /* Bytes of the disk that an L2 table maps. */
 static inline unsigned qcow2_span_bits(const struct qcow2_layout *layout)
 {
-	return 2 * layout->cluster_bits - 3;
+	return 2 * layout->cluster_bits - qcow2_entry_bits(layout);
 }
 
 /* log2 of the refcounts in a block of them. */

@@ -62,15 +62,21 @@ static int l1_get(struct qcow2 *q, struct td_park *park, uint64_t index, void **
 /* Where the file has the L2 entry for offset. */
 static uint64_t l2_entry_at(const struct qcow2 *q, uint64_t table, uint64_t offset)
 {
-	uint64_t index = (offset >> q->layout.cluster_bits) & (qcow2_cluster(&q->layout) / 8 - 1);
+	unsigned bits = qcow2_entry_bits(&q->layout);
+	uint64_t index = offset >> q->layout.cluster_bits;
 
-	return (table & QCOW2_HOST) + index * 8;
+	return (table & QCOW2_HOST) + ((index << bits) & (qcow2_cluster(&q->layout) - 1));
 }
 
-/* Entries from there to the end of the page. */
+/* Bytes from there to the end of the page. */
+static uint64_t page_left(const struct qcow2 *q, uint64_t at)
+{
+	return q->page - at % q->page;
+}
+
 static uint64_t entries_left(const struct qcow2 *q, uint64_t entry_at)
 {
-	return (q->page - entry_at % q->page) / 8;
+	return page_left(q, entry_at) >> qcow2_entry_bits(&q->layout);
 }
 
 /* ---- what is there ---------------------------------------------------------------- */
@@ -79,7 +85,7 @@ static uint64_t entries_left(const struct qcow2 *q, uint64_t entry_at)
 static uint64_t hole_len(const struct qcow2 *q, const be64 *entry, uint64_t offset, uint64_t len)
 {
 	uint64_t span = 1ull << qcow2_span_bits(&q->layout), index = l1_index(q, offset);
-	uint64_t max = min_u64(entries_left(q, q->layout.l1_at + index * 8),
+	uint64_t max = min_u64(page_left(q, q->layout.l1_at + index * 8) / 8,
 			       q->layout.l1_count - index);
 	uint64_t total = span - offset % span;
 
@@ -102,19 +108,31 @@ static int packed_spot(struct qcow2 *q, uint64_t offset, uint64_t entry, struct 
 	return 0;
 }
 
+/* In a data file every cluster has one place: its own on the disk. */
+static bool host_fits(const struct qcow2 *q, uint64_t host, uint64_t offset)
+{
+	if (q->layout.external)
+		return host == round_down(offset, qcow2_cluster(&q->layout));
+	return qcow2_place_fits(q, host);
+}
+
 static int spot_of(struct qcow2 *q, uint64_t offset, uint64_t entry, bool own_table,
 		   struct td_spot *out)
 {
 	uint64_t host = entry & QCOW2_HOST, skip = offset & (qcow2_cluster(&q->layout) - 1);
 	bool zero = entry & QCOW2_ZERO && q->layout.version > 2;
 
-	if (entry & QCOW2_PACKED)
+	if (entry & QCOW2_PACKED && !q->layout.external)
 		return packed_spot(q, offset, entry, out);
 	if (entry & QCOW2_L2_RESERVED || (entry & QCOW2_ZERO && !zero) ||
-	    (host && !qcow2_place_fits(q, host)))
+	    (host && !host_fits(q, host, offset)))
 		return qcow2_corrupt(q, "the entry of disk offset", offset, entry);
 	*out = (struct td_spot){ .at = host + skip };
-	if (zero) {
+	if (q->layout.external) {
+		*out = (struct td_spot){ .at = offset, .placed = true, .dirty = true };
+		out->kind = zero ? TD_SPOT_ZERO : entry & QCOW2_COPIED ? TD_SPOT_DATA :
+								       TD_SPOT_HOLE;
+	} else if (zero) {
 		out->kind = TD_SPOT_ZERO;
 		out->placed = out->dirty = host && entry & QCOW2_COPIED && own_table;
 	} else if (!host) {
@@ -131,7 +149,7 @@ static uint64_t run_len(const struct qcow2 *q, const be64 *entry, uint64_t max, 
 {
 	uint64_t cluster = qcow2_cluster(&q->layout), total = cluster - offset % cluster;
 	uint64_t first = from_be64(entry[0]);
-	bool placed = first & QCOW2_HOST;
+	bool placed = first & (q->layout.external ? QCOW2_COPIED : QCOW2_HOST);
 
 	if (spot->kind == TD_SPOT_PACKED)
 		return total;
@@ -139,6 +157,82 @@ static uint64_t run_len(const struct qcow2 *q, const be64 *entry, uint64_t max, 
 		if (from_be64(entry[i]) != first + (placed ? i * cluster : 0))
 			break;
 	return total;
+}
+
+/* ---- subclusters ------------------------------------------------------------------ */
+
+/*
+ * An entry of 16 bytes: the second half has a bit for each of 32 subclusters that is
+ * in the cluster's place, and, above these, one for each that reads as zeroes. One
+ * that has neither is a hole, place or not.
+ */
+#define SUBS 32
+#define SUBS_ALL 0xffffffffull
+
+static enum td_spot_kind sub_kind(uint64_t entry, uint64_t bits, unsigned i)
+{
+	if (bits >> (32 + i) & 1)
+		return TD_SPOT_ZERO;
+	if (!(bits >> i & 1))
+		return TD_SPOT_HOLE;
+	return entry & QCOW2_COPIED ? TD_SPOT_DATA : TD_SPOT_SHARED;
+}
+
+/* Clusters that go on as a whole, as the one before them. */
+static uint64_t sub_run(const struct qcow2 *q, const be64 *entry, uint64_t max, uint64_t len,
+			enum td_spot_kind kind)
+{
+	uint64_t cluster = qcow2_cluster(&q->layout), first = from_be64(entry[0]), total = 0;
+	uint64_t bits = kind == TD_SPOT_HOLE ? 0 : kind == TD_SPOT_ZERO ? SUBS_ALL << 32 : SUBS_ALL;
+
+	if ((kind == TD_SPOT_HOLE || kind == TD_SPOT_ZERO) && first & QCOW2_HOST)
+		return 0;
+	for (uint64_t i = 1; i < max && total < len; i++, total += cluster)
+		if (from_be64(entry[2 * i]) != first + (first & QCOW2_HOST ? i * cluster : 0) ||
+		    from_be64(entry[2 * i + 1]) != bits)
+			break;
+	return total;
+}
+
+static int sub_spot(struct qcow2 *q, const be64 *entry, uint64_t max, uint64_t offset,
+		    uint64_t len, struct td_spot *out)
+{
+	uint64_t cluster = qcow2_cluster(&q->layout), skip = offset & (cluster - 1);
+	uint64_t first = from_be64(entry[0]), bits = from_be64(entry[1]), end;
+	unsigned i = skip / (cluster / SUBS), next = i;
+	uint64_t host = first & QCOW2_HOST;
+
+	if (first & QCOW2_PACKED) {
+		int err = packed_spot(q, offset, first, out);
+
+		out->len = cluster - skip;
+		return err;
+	}
+	if (first & (QCOW2_L2_RESERVED | QCOW2_ZERO) || (host && !qcow2_place_fits(q, host)) ||
+	    bits & bits >> 32 & SUBS_ALL || (!host && bits & SUBS_ALL))
+		return qcow2_corrupt(q, "the entry of disk offset", offset, first);
+	*out = (struct td_spot){ .kind = sub_kind(first, bits, i), .at = host + skip };
+	if (out->kind == TD_SPOT_HOLE || out->kind == TD_SPOT_ZERO)
+		out->placed = out->dirty = host && first & QCOW2_COPIED;
+	while (next < SUBS && sub_kind(first, bits, next) == out->kind)
+		next++;
+	end = next * (cluster / SUBS);
+	out->len = end - skip;
+	if (next == SUBS && out->len < len)
+		out->len += sub_run(q, entry, max, len - out->len, out->kind);
+	return 0;
+}
+
+/* Subclusters [from, to) of a cluster are in its place at host now. */
+static void sub_set(be64 *entry, uint64_t host, unsigned from, unsigned to)
+{
+	uint64_t mask = (SUBS_ALL >> (SUBS - (to - from))) << from;
+	uint64_t bits = from_be64(entry[1]);
+
+	if (from_be64(entry[0]) & QCOW2_PACKED)
+		bits = 0;
+	bits = (bits | mask) & ~(mask << 32);
+	td_set128(entry, htobe64(host | QCOW2_COPIED), htobe64(bits));
 }
 
 int qcow2_find(struct td_image *img, struct td_park *park, uint64_t offset, uint64_t len,
@@ -152,18 +246,23 @@ int qcow2_find(struct td_image *img, struct td_park *park, uint64_t offset, uint
 	if (err)
 		return err;
 	if (!table) {
-		*out = (struct td_spot){ .kind = TD_SPOT_HOLE,
-					 .len = hole_len(q, page, offset, len) };
+		*out = (struct td_spot){
+			.kind = TD_SPOT_HOLE, .len = hole_len(q, page, offset, len),
+			.at = offset, .placed = q->layout.external, .dirty = true,
+		};
 		return 0;
 	}
 	at = l2_entry_at(q, table, offset);
 	err = td_cache_get(q->cache, at, park, &page);
+	if (!err && q->layout.extended)
+		return sub_spot(q, page, entries_left(q, at), offset, len, out);
 	if (!err)
 		err = spot_of(q, offset, from_be64(*(be64 *)page), table & QCOW2_COPIED, out);
 	if (!err)
 		out->len = run_len(q, page, entries_left(q, at), offset, len, out);
 	/* what follows the first has not been looked at, but for being in a row */
-	if (!err && (out->kind == TD_SPOT_DATA || out->kind == TD_SPOT_SHARED))
+	if (!err && !q->layout.external &&
+	    (out->kind == TD_SPOT_DATA || out->kind == TD_SPOT_SHARED))
 		out->len = min_u64(out->len, round_up(td_file_size(q->file),
 						      qcow2_cluster(&q->layout)) - out->at);
 	return err;
@@ -212,6 +311,12 @@ int qcow2_ready(struct td_image *img, struct td_park *park, uint64_t offset, uin
 	err = td_cache_get(q->cache, at, park, &page);
 	if (err)
 		return err;
+	if (q->layout.extended && from_be64(*(be64 *)page) & QCOW2_HOST &&
+	    !(from_be64(*(be64 *)page) & (QCOW2_COPIED | QCOW2_PACKED))) {
+		td_say(img, LOG_ERR, "disk offset %llu: subclusters that are shared cannot be "
+		       "written", (unsigned long long)offset);
+		return -EIO;
+	}
 	reach = entries_left(q, at) << q->layout.cluster_bits;
 	*len = min_u64(*len, reach - (offset & (qcow2_cluster(&q->layout) - 1)));
 	return 0;
@@ -236,6 +341,8 @@ static void drop_old(struct qcow2 *q, uint64_t entry, uint64_t now)
 {
 	uint64_t cluster = qcow2_cluster(&q->layout), at = entry & QCOW2_HOST, end = at + cluster;
 
+	if (q->layout.external) /* nobody counts its clusters */
+		return;
 	if (entry & QCOW2_PACKED) {
 		at = qcow2_packed_at(&q->layout, entry);
 		end = at + qcow2_packed_len(&q->layout, entry);
@@ -244,6 +351,11 @@ static void drop_old(struct qcow2 *q, uint64_t entry, uint64_t now)
 	}
 	if (at && at != now)
 		td_map_drop(q->map, at, end - at);
+}
+
+static unsigned entry_step(const struct qcow2 *q)
+{
+	return q->layout.extended ? 2 : 1;
 }
 
 int qcow2_set(struct td_image *img, uint64_t offset, uint64_t len, uint64_t at)
@@ -255,11 +367,16 @@ int qcow2_set(struct td_image *img, uint64_t offset, uint64_t len, uint64_t at)
 	if (!entry)
 		return -EIO;
 	td_cache_dirty(q->cache, entry, QCOW2_L2);
-	for (uint64_t pos = 0; pos < len; pos += cluster, entry++) {
-		uint64_t old = from_be64(*entry);
+	for (uint64_t pos = 0, n; pos < len; pos += n, entry += entry_step(q)) {
+		uint64_t old = from_be64(*entry), skip = (offset + pos) & (cluster - 1);
 
-		td_set64(entry, htobe64((at + pos) | QCOW2_COPIED));
-		drop_old(q, old, at + pos);
+		n = min_u64(cluster - skip, len - pos);
+		if (q->layout.extended)
+			sub_set(entry, at + pos - skip, skip / (cluster / SUBS),
+				(skip + n) / (cluster / SUBS));
+		else
+			td_set64(entry, htobe64((at + pos) | QCOW2_COPIED));
+		drop_old(q, old, at + pos - skip);
 	}
 	return 0;
 }
@@ -273,10 +390,13 @@ int qcow2_clear(struct td_image *img, uint64_t offset, uint64_t len, bool zero)
 	if (!entry)
 		return -EIO;
 	td_cache_dirty(q->cache, entry, QCOW2_L2);
-	for (uint64_t pos = 0; pos < len; pos += cluster, entry++) {
+	for (uint64_t pos = 0; pos < len; pos += cluster, entry += entry_step(q)) {
 		uint64_t old = from_be64(*entry);
 
-		td_set64(entry, htobe64(zero ? QCOW2_ZERO : 0));
+		if (q->layout.extended)
+			td_set128(entry, 0, htobe64(zero ? SUBS_ALL << 32 : 0));
+		else
+			td_set64(entry, htobe64(zero ? QCOW2_ZERO : 0));
 		drop_old(q, old, 0);
 	}
 	return 0;

@@ -36,9 +36,42 @@ static int open_file(struct qcow2 *q, struct td_why *why)
 	return 0;
 }
 
+/* A data file is somebody's word in the image: it is opened only if the user says so,
+ * with data-file=on or the path. */
+static int open_data(struct qcow2 *q, struct td_why *why)
+{
+	const char *path = q->data_path, *image = td_file_path(q->file), *slash;
+	unsigned flags = TD_FILE_ZERO_TAIL | (q->img->read_only ? 0 : TD_FILE_WRITE);
+	char *beside = NULL;
+	int err;
+
+	if (!q->layout.external)
+		return !path ? 0 : td_fail(why, -EINVAL, "%s: data-file= is given, and it has its "
+					   "data itself", image);
+	if (!path)
+		return td_fail(why, -EACCES, "%s: its data are in another file, %s: say data-file=on "
+			       "or data-file=PATH to have it opened", image,
+			       q->layout.data_file[0] ? q->layout.data_file : "not named");
+	if (!strcmp(path, "on"))
+		path = q->layout.data_file;
+	if (!*path)
+		return td_fail(why, -EINVAL, "%s: does not name its data file: say data-file=PATH",
+			       image);
+	slash = strrchr(image, '/');
+	if (path == q->layout.data_file && *path != '/' && slash) {
+		if (asprintf(&beside, "%.*s%s", (int)(slash + 1 - image), image, path) < 0)
+			return td_fail(why, -ENOMEM, "%s: no memory", image);
+		path = beside;
+	}
+	err = td_file_open(q->img->files, path, flags, &q->data, why);
+	free(beside);
+	return err;
+}
+
 static int open_cache(struct qcow2 *q, struct td_why *why)
 {
-	struct td_cache_config config = { .size = q->cache_size, .shows = QCOW2_TABLE };
+	struct td_cache_config config = { .size = q->cache_size, .shows = QCOW2_TABLE,
+					  .data = q->data };
 
 	config.page = q->page = min_u64(qcow2_cluster(&q->layout), 4096);
 	return td_cache_new(q->img, q->file, &config, &q->cache, why);
@@ -48,8 +81,9 @@ static int open_map(struct qcow2 *q, struct td_why *why)
 {
 	uint32_t cluster = qcow2_cluster(&q->layout);
 	struct td_map_config config = {
-		.file = q->file, .cache = q->cache, .ops = &ops, .unit = cluster,
-		.grain = cluster, .zeroes = q->layout.version > 2,
+		.file = q->data ? q->data : q->file, .cache = q->cache, .ops = &ops,
+		.unit = cluster, .grain = q->layout.extended ? cluster / 32 : cluster,
+		.zeroes = q->layout.version > 2,
 	};
 	int err = 0;
 
@@ -96,6 +130,9 @@ static int prepare(struct qcow2 *q, struct td_why *why)
 	if (layout->incompatible & QCOW2_CORRUPT)
 		return td_fail(why, -EINVAL, "%s: is marked corrupt: open it read-only, or repair it",
 			       path);
+	if (layout->extended && layout->snapshots)
+		return td_fail(why, -ENOTSUP, "%s: has subclusters and snapshots, and can be read "
+			       "only", path);
 	if (layout->incompatible & QCOW2_DIRTY) {
 		td_cache_block(q->cache, true);
 		err = qcow2_rebuild(q, why);
@@ -123,6 +160,7 @@ static void qcow2_free(struct qcow2 *q)
 	td_map_free(q->map);
 	td_cache_free(q->cache);
 	td_space_free(q->space);
+	td_file_close(q->data);
 	td_file_close(q->file);
 }
 
@@ -135,6 +173,8 @@ static int qcow2_open(struct td_image *img, struct td_why *why)
 	err = open_file(q, why);
 	if (!err)
 		err = qcow2_layout_read(q->file, &q->layout, why);
+	if (!err)
+		err = open_data(q, why);
 	if (!err)
 		err = open_cache(q, why);
 	if (!err)
@@ -185,6 +225,9 @@ static int qcow2_info(struct td_image *img, td_info_put *put, void *arg)
 	put_number(put, arg, "snapshots", layout->snapshots);
 	put_number(put, arg, "file-length", td_file_size(q->file));
 	put(arg, "compression", layout->zstd ? "zstd" : "zlib");
+	put(arg, "subclusters", layout->extended ? "yes" : "no");
+	if (q->data)
+		put(arg, "data-file", td_file_path(q->data));
 	put(arg, "lazy-refcounts", layout->compatible & 1 ? "yes" : "no");
 	if (layout->incompatible & QCOW2_DIRTY)
 		put(arg, "dirty", "yes");
@@ -201,6 +244,8 @@ static const struct td_option options[] = {
 	TD_MAP_OPTION_CACHE(struct qcow2, cache_size),
 	{ "backing-format", TD_STRING, offsetof(struct qcow2, backing_format),
 	  "of the backing file; default: what the image says" },
+	{ "data-file", TD_STRING, offsetof(struct qcow2, data_path),
+	  "on: open the data file that the image names; or its path" },
 	{ 0 },
 };
 

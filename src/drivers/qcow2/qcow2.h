@@ -38,10 +38,12 @@ struct qcow2_job {
 
 struct qcow2 {
 	char *backing_format;  /* options: */
+	char *data_path;
 	uint64_t cache_size;
 
 	struct td_image *img;
 	struct td_file *file;
+	struct td_file *data;  /* NULL: data are in file */
 	struct qcow2_layout layout;
 	struct td_cache *cache;
 	struct td_space *space;
