@@ -108,6 +108,10 @@ struct td_space;
 int td_space_new(struct td_image *img, struct td_file *file, struct td_cache *cache,
 		 uint32_t unit, uint64_t end, struct td_space **out, struct td_why *why);
 void td_space_free(struct td_space *space); /* after td_cache_free() */
+/* The format ends with a tail of len bytes; it is at that offset now, the last thing
+ * in the file. Before the first request. */
+#define TD_TAIL_MAX 512
+void td_space_tail(struct td_space *space, const void *tail, uint32_t len, uint64_t at);
 /* Finds room for least to *len bytes in a row; *len becomes what there is. More than
  * a unit at least is found at the end only. Finding takes nothing: td_space_take()
  * does, before anything else runs. */
@@ -154,12 +158,15 @@ struct td_map_ops {
 	 * that can at once. What is ready once stays so for the same range. */
 	int (*ready)(struct td_image *img, struct td_park *park, uint64_t offset,
 		     uint64_t *len);
-	/* Takes a place for the units of [offset, offset + *len), or fewer. */
+	/* Takes a place for the units of [offset, offset + *len), or fewer. Where
+	 * grains are smaller than units it maps the units too, with none of their
+	 * grains valid: other grains may be written before this one is set. */
 	int (*place)(struct td_image *img, struct td_park *park, uint64_t offset,
 		     uint64_t *len, uint64_t *at);
 	/* Ready: maps grains to their place; what was there is dropped. */
 	int (*set)(struct td_image *img, uint64_t offset, uint64_t len, uint64_t at);
-	/* Ready: whole units become holes or, with zero, zeroes. */
+	/* Ready: whole units become holes or, with zero, zeroes. NULL: units keep their
+	 * place, and discards punch holes there. */
 	int (*clear)(struct td_image *img, uint64_t offset, uint64_t len, bool zero);
 	/* One owner less of the unit of the file at that place; *gone: it has none. */
 	int (*release)(struct td_image *img, struct td_park *park, uint64_t at, bool *gone);

@@ -13,7 +13,12 @@
  * What was freed and zeroed is used again first. It is remembered as long as the
  * image is open, up to a number of runs; the rest is free in the image's own
  * tables only.
+ *
+ * Some formats end with a tail. A longer file gets one at its new end before the
+ * old one is zeroed, which is room then. So whoever finds the file at any moment
+ * finds a tail at its end; after a power cut it may lack.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,16 +51,36 @@ struct td_space {
 	struct td_work work;
 	struct run run[RUNS];    /* freed */
 	unsigned runs;
+	char tail[TD_TAIL_MAX];  /* what the file ends with, and where it is now */
+	uint32_t tail_len;
+	uint64_t tail_at;
 };
+
+static int lengthen(struct td_space *space, uint64_t to)
+{
+	static const char zeroes[TD_TAIL_MAX];
+	int err = td_file_truncate(space->file, to + space->tail_len);
+
+	if (err || !space->tail_len || to == space->tail_at)
+		return err;
+	err = td_file_write(space->file, space->tail, space->tail_len, to);
+	if (err) {
+		td_file_truncate(space->file, space->tail_at + space->tail_len);
+		return err;
+	}
+	err = td_file_write(space->file, zeroes, space->tail_len, space->tail_at);
+	space->tail_at = to;
+	return err;
+}
 
 static int grow_run(struct td_work *work)
 {
 	struct td_space *space = container_of(work, struct td_space, work);
-	int err = td_file_truncate(space->file, space->target);
+	int err = lengthen(space, space->target);
 
 	if (err && space->need < space->target) { /* no room for more than that */
 		space->target = space->need;
-		err = td_file_truncate(space->file, space->target);
+		err = lengthen(space, space->target);
 	}
 	return err;
 }
@@ -183,10 +208,30 @@ int td_space_new(struct td_image *img, struct td_file *file, struct td_cache *ca
 	return 0;
 }
 
+void td_space_tail(struct td_space *space, const void *tail, uint32_t len, uint64_t at)
+{
+	assert(len <= TD_TAIL_MAX);
+	memcpy(space->tail, tail, len);
+	space->tail_len = len;
+	space->tail_at = space->ready = at;
+}
+
 /* What is left over is cut off; after a kill it stays, as a hole. */
+static void cut(struct td_space *space)
+{
+	int err = 0;
+
+	if (space->tail_len)
+		err = td_file_write(space->file, space->tail, space->tail_len, space->end);
+	if (!err)
+		err = td_file_truncate(space->file, space->end + space->tail_len);
+	if (!err && space->tail_len)
+		td_file_sync(space->file);
+}
+
 void td_space_free(struct td_space *space)
 {
 	if (space && space->ready > space->end)
-		td_file_truncate(space->file, space->end);
+		cut(space);
 	free(space);
 }

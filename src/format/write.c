@@ -35,12 +35,13 @@ static int in_place(struct piece *piece, const struct td_spot *spot, uint64_t le
 	return 0;
 }
 
-/* The whole units within len bytes from offset on, if it begins one. */
+/* The whole units within len bytes from offset on, if it begins one, and if units can
+ * be cleared. */
 static uint64_t whole_units(const struct td_map *map, uint64_t offset, uint64_t len)
 {
 	uint64_t unit = map->config.unit;
 
-	if (offset % unit)
+	if (offset % unit || !map->config.ops->clear)
 		return 0;
 	if (offset + len == map->img->size) /* the last one may be cut short */
 		len = round_up(len, unit);

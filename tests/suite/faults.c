@@ -137,7 +137,8 @@ static void model_did(struct rig *rig, struct io *io)
 static void check_honest(struct rig *rig, const struct io *io, unsigned step)
 {
 	enum td_file_event event = rig->hook.failed_event;
-	bool matters = event == TD_EV_READ || event == TD_EV_WRITE ||
+	bool matters = event == TD_EV_READ ||
+		(event == TD_EV_WRITE && !rig->hook.failed_aside) ||
 		(event == TD_EV_SYNC && io->op != TD_READ);
 
 	if (!matters || io->op == TD_DISCARD || io->op == TD_EXTENTS)

@@ -71,8 +71,10 @@ static int hook_begin(struct td_file_hook *base, const struct td_file_op_seen *o
 		mark = MARK_SYNC;
 	*id = hook->clock << 8 | file_index(hook, op->file) << 2 | mark;
 	if (must_fail(hook)) {
-		if (!hook->failed++)
+		if (!hook->failed++) {
 			hook->failed_event = op->event;
+			hook->failed_aside = !pthread_equal(pthread_self(), hook->home);
+		}
 		err = hook->fail_err;
 	}
 	pthread_mutex_unlock(&hook->lock);
@@ -122,6 +124,7 @@ void hook_init(struct hook *hook, uint64_t seed, bool shuffle)
 		.rnd = { seed },
 		.shuffle = shuffle,
 		.fail_err = -EIO,
+		.home = pthread_self(),
 	};
 	pthread_mutex_init(&hook->lock, NULL);
 	list_init(&hook->held);

@@ -38,6 +38,8 @@ struct hook {
 	int fail_err;        /* -EIO, -ENOSPC ... */
 	uint64_t failed;     /* operations made to fail */
 	enum td_file_event failed_event; /* the first of them */
+	bool failed_aside;   /* a worker did it: no request's own data or tables */
+	pthread_t home;      /* whose thread is none */
 
 	bool shuffle;
 	struct list held;
