@@ -8,12 +8,14 @@ extern const struct td_driver aio_driver;
 extern const struct td_driver qcow_driver;
 extern const struct td_driver qcow2_driver;
 extern const struct td_driver ram_driver;
+extern const struct td_driver vhd_driver;
 
 const struct td_driver *const td_builtin_drivers[] = {
 	&aio_driver,
 	&ram_driver,
 	&qcow_driver,
 	&qcow2_driver,
+	&vhd_driver,
 	NULL,
 };
 

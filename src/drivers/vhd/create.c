@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Makes an empty image, as XenServer's tools would:
+ *
+ *   fixed:           the disk | footer
+ *   dynamic:         copy of the footer | header | block table | batmap | footer
+ *   differencing:    likewise, with the parent's locators before the footer
+ *
+ * With reserve a dynamic one has all its blocks, and their space, from the start.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "drivers/vhd/vhd.h"
+
+#include "base/guard.h"
+
+#define BLOCK (2 * MiB)
+#define CHUNK (64 * KiB)
+#define YEAR_2000 946684800
+
+struct plan {
+	struct vhd_layout layout;
+	struct vhd_parent parent;
+	uint64_t batmap_head_at, locators_at, end; /* end: of the footer's copy and tables */
+};
+
+const struct td_option vhd_create_options[] = {
+	{ "kind", TD_STRING, offsetof(struct vhd_create_options, kind),
+	  "fixed or dynamic; default dynamic" },
+	{ 0 },
+};
+
+static int plan_numbers(const struct td_create *make, struct plan *plan, struct td_why *why)
+{
+	const struct vhd_create_options *options = make->options;
+	const char *kind = options && options->kind ? options->kind : "dynamic";
+	struct vhd_layout *layout = &plan->layout;
+	uint64_t block = make->cluster ? make->cluster : BLOCK;
+
+	layout->type = make->backing ? VHD_DIFFERENCING : VHD_DYNAMIC;
+	if (!strcmp(kind, "fixed"))
+		layout->type = VHD_FIXED;
+	else if (strcmp(kind, "dynamic"))
+		return td_fail(why, -EINVAL, "%s: kind=%s is neither fixed nor dynamic", make->path, kind);
+	layout->size = make->backing && !make->size ? make->backing_size : make->size;
+	if (!layout->size || layout->size % 512 || layout->size > VHD_SIZE_MAX)
+		return td_fail(why, -EINVAL, "%s: a disk of %llu bytes; a VHD has a multiple of 512 up "
+			       "to 2040 GiB", make->path, (unsigned long long)layout->size);
+	if (make->backing && (layout->type == VHD_FIXED || make->reserve))
+		return td_fail(why, -EINVAL, "%s: an image over another one cannot be fixed, or take all "
+			       "space now: nothing of the other one would be seen", make->path);
+	if (layout->type == VHD_FIXED && make->cluster)
+		return td_fail(why, -EINVAL, "%s: a fixed VHD has no blocks", make->path);
+	if (!is_pow2(block) || block < 4096 || block > VHD_BLOCK_MAX)
+		return td_fail(why, -EINVAL, "%s: a block size of %llu is not a power of 2 from 4K to "
+			       "128M", make->path, (unsigned long long)block);
+	layout->block_bits = __builtin_ctzll(block);
+	layout->bitmap = round_up((block / 512 + 7) / 8, 512);
+	layout->entries = ((layout->size - 1) >> layout->block_bits) + 1;
+	return 0;
+}
+
+static int plan_footer(struct plan *plan, uint64_t header_at, struct td_why *why,
+		       const char *path)
+{
+	struct vhd_footer *footer = &plan->layout.footer;
+
+	memcpy(footer->cookie, "conectix", 8);
+	footer->features = to_be32(2);
+	footer->version = to_be32(0x10000);
+	footer->header_at = to_be64(header_at);
+	footer->timestamp = to_be32(time(NULL) - YEAR_2000);
+	memcpy(footer->app, "tap", 4);
+	footer->app_version = to_be32(0x10003);
+	memcpy(footer->os, "Wi2k", 4);
+	footer->original_size = footer->current_size = to_be64(plan->layout.size);
+	vhd_geometry(footer, plan->layout.size);
+	footer->type = to_be32(plan->layout.type);
+	if (getrandom(footer->uuid, sizeof(footer->uuid), 0) != sizeof(footer->uuid))
+		return td_fail(why, -EIO, "%s: no random numbers", path);
+	footer->uuid[6] = (footer->uuid[6] & 0x0f) | 0x40;
+	footer->uuid[8] = (footer->uuid[8] & 0x3f) | 0x80;
+	vhd_footer_seal(footer);
+	return 0;
+}
+
+static int plan_tables(const struct td_create *make, struct plan *plan, struct td_why *why)
+{
+	struct vhd_layout *layout = &plan->layout;
+	struct vhd_header *header = &layout->header;
+	int err = 0;
+
+	layout->bat_at = 512 + sizeof(*header);
+	plan->batmap_head_at = layout->bat_at + vhd_bat_len(layout);
+	layout->batmap_at = plan->batmap_head_at + sizeof(struct vhd_batmap);
+	layout->batmap_len = round_up((layout->entries + 7) / 8, 512);
+	plan->locators_at = layout->batmap_at + layout->batmap_len;
+	plan->end = plan->locators_at;
+	memcpy(header->cookie, "cxsparse", 8);
+	header->next = to_be64(UINT64_MAX);
+	header->bat_at = to_be64(layout->bat_at);
+	header->version = to_be32(0x10000);
+	header->entries = to_be32(layout->entries);
+	header->block = to_be32(vhd_block(layout));
+	if (make->backing)
+		err = vhd_parent_name(make->path, make->backing, make->backing_format, make->files,
+				      plan->locators_at, header, &plan->parent, why);
+	for (unsigned i = 0; i < plan->parent.count; i++)
+		plan->end += round_up(plan->parent.len[i], 512);
+	plan->end = round_up(plan->end, VHD_ALIGN);
+	if (plan->end + layout->entries * vhd_stride(layout) > VHD_FILE_MAX)
+		return td_fail(why, -EFBIG, "%s: with blocks of %llu bytes the file would become larger "
+			       "than 2 TiB", make->path, (unsigned long long)vhd_block(layout));
+	vhd_header_seal(header);
+	return err;
+}
+
+/* ---- writing ---------------------------------------------------------------------- */
+
+/* The block table: nothing, or with reserve everything in order. */
+static int write_bat(struct td_file *file, const struct plan *plan, bool reserve)
+{
+	const struct vhd_layout *layout = &plan->layout;
+	uint64_t first = plan->end + round_up(layout->bitmap, VHD_ALIGN) - layout->bitmap;
+	uint64_t count = vhd_bat_len(layout) / 4;
+	AUTO_FREE be32 *buf = malloc(CHUNK);
+	int err = buf ? 0 : -ENOMEM;
+
+	for (uint64_t i = 0, n; !err && i < count; i += n) {
+		n = min_u64(count - i, CHUNK / 4);
+		for (uint64_t k = 0; k < n; k++)
+			buf[k] = to_be32(reserve && i + k < layout->entries ?
+					 (first + (i + k) * vhd_stride(layout)) / 512 : VHD_NO_BLOCK);
+		err = td_file_write(file, buf, n * 4, layout->bat_at + i * 4);
+	}
+	return err;
+}
+
+static int write_bitmaps(struct td_file *file, const struct plan *plan)
+{
+	const struct vhd_layout *layout = &plan->layout;
+	uint64_t at = plan->end + round_up(layout->bitmap, VHD_ALIGN) - layout->bitmap;
+	AUTO_FREE void *bits = malloc(layout->bitmap);
+	int err = bits ? 0 : -ENOMEM;
+
+	if (bits)
+		memset(bits, 0xff, layout->bitmap);
+	for (uint64_t i = 0; i < layout->entries && !err; i++)
+		err = td_file_write(file, bits, layout->bitmap, at + i * vhd_stride(layout));
+	return err;
+}
+
+static int write_batmap(struct td_file *file, const struct plan *plan)
+{
+	struct vhd_batmap head = {
+		.at = to_be64(plan->layout.batmap_at),
+		.sectors = to_be32(plan->layout.batmap_len / 512),
+		.version = to_be32(0x10002),
+		.checksum = to_be32(UINT32_MAX), /* of zeroes, which are there */
+	};
+
+	memcpy(head.cookie, "tdbatmap", 8);
+	return td_file_write(file, &head, sizeof(head), plan->batmap_head_at);
+}
+
+static int write_locators(struct td_file *file, const struct plan *plan)
+{
+	uint64_t at = plan->locators_at;
+	int err = 0;
+
+	for (unsigned i = 0; i < plan->parent.count && !err; i++) {
+		err = td_file_write(file, plan->parent.name[i], plan->parent.len[i], at);
+		at += round_up(plan->parent.len[i], 512);
+	}
+	return err;
+}
+
+static int write_sparse(struct td_file *file, const struct plan *plan, bool reserve)
+{
+	const struct vhd_layout *layout = &plan->layout;
+	uint64_t end = plan->end + (reserve ? layout->entries * vhd_stride(layout) : 0);
+	int err = reserve ? td_file_allocate(file, 0, end) : td_file_truncate(file, end);
+
+	if (!err)
+		err = write_bat(file, plan, reserve);
+	if (!err && reserve)
+		err = write_bitmaps(file, plan);
+	if (!err)
+		err = write_batmap(file, plan);
+	if (!err)
+		err = write_locators(file, plan);
+	if (!err)
+		err = td_file_write(file, &layout->header, sizeof(layout->header), 512);
+	if (!err)
+		err = td_file_write(file, &layout->footer, sizeof(layout->footer), 0);
+	return err ? err : td_file_write(file, &layout->footer, sizeof(layout->footer), end);
+}
+
+static int write_fixed(struct td_file *file, const struct plan *plan, bool reserve)
+{
+	uint64_t size = plan->layout.size;
+	int err = reserve ? td_file_allocate(file, 0, size) : td_file_truncate(file, size);
+
+	return err ? err : td_file_write(file, &plan->layout.footer, sizeof(struct vhd_footer), size);
+}
+
+static int make_file(const struct td_create *make, const struct plan *plan, struct td_why *why)
+{
+	struct td_file *file;
+	int err = td_file_open(make->files, make->path, TD_FILE_CREATE | TD_FILE_WRITE, &file, why);
+
+	if (err)
+		return err;
+	if (plan->layout.type == VHD_FIXED)
+		err = write_fixed(file, plan, make->reserve);
+	else
+		err = write_sparse(file, plan, make->reserve);
+	if (!err)
+		err = td_file_sync(file);
+	td_file_close(file);
+	if (err) {
+		unlink(make->path);
+		return td_fail(why, err, "%s: %s", make->path, strerror(-err));
+	}
+	return 0;
+}
+
+int vhd_create(const struct td_create *make, struct td_why *why)
+{
+	AUTO_FREE struct plan *plan = calloc(1, sizeof(*plan));
+	bool fixed;
+	int err;
+
+	if (!plan)
+		return td_fail(why, -ENOMEM, "%s: no memory", make->path);
+	err = plan_numbers(make, plan, why);
+	fixed = plan->layout.type == VHD_FIXED;
+	if (!err && !fixed)
+		err = plan_tables(make, plan, why);
+	if (!err)
+		err = plan_footer(plan, fixed ? UINT64_MAX : 512, why, make->path);
+	return err ? err : make_file(make, plan, why);
+}
+
+int vhd_measure(const struct td_create *make, struct td_measure *out, struct td_why *why)
+{
+	AUTO_FREE struct plan *plan = calloc(1, sizeof(*plan));
+	int err;
+
+	if (!plan)
+		return td_fail(why, -ENOMEM, "%s: no memory", make->path);
+	err = plan_numbers(make, plan, why);
+	if (!err && plan->layout.type == VHD_FIXED) {
+		*out = (struct td_measure){ .tables = plan->layout.size + 512 };
+		return 0;
+	}
+	if (!err)
+		err = plan_tables(make, plan, why);
+	if (!err)
+		*out = (struct td_measure){ .tables = plan->end + 512, .unit = vhd_block(&plan->layout) };
+	return err;
+}

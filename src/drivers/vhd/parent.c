@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The image below a differencing one. Its name is kept in the header, and in up to
+ * eight locators, each in the way of some system. They are tried in this order, and
+ * the first whose file is there is it:
+ *
+ *   W2ru  relative, of Windows: .\a\b.vhd      MacX  a URL: file://./a/b.vhd
+ *   W2ku  absolute, of Windows: what follows the last \ is looked for beside the image
+ *   the name in the header, likewise
+ *
+ * It must have the identity that the header says. If that is all zeroes, the image
+ * below is a raw one, as XenServer has it.
+ */
+#include "drivers/vhd/vhd.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/guard.h"
+
+#define CODES 3
+
+static const uint8_t no_uuid[16];
+
+/* ---- letters ---------------------------------------------------------------------- */
+
+static uint32_t unit_at(const uint8_t *from, bool big)
+{
+	return big ? from[0] << 8 | from[1] : from[1] << 8 | from[0];
+}
+
+static char *put_utf8(char *to, uint32_t c)
+{
+	if (c < 0x80) {
+		*to++ = c;
+	} else if (c < 0x800) {
+		*to++ = 0xc0 | c >> 6;
+		*to++ = 0x80 | (c & 63);
+	} else if (c < 0x10000) {
+		*to++ = 0xe0 | c >> 12;
+		*to++ = 0x80 | (c >> 6 & 63);
+		*to++ = 0x80 | (c & 63);
+	} else {
+		*to++ = 0xf0 | c >> 18;
+		*to++ = 0x80 | (c >> 12 & 63);
+		*to++ = 0x80 | (c >> 6 & 63);
+		*to++ = 0x80 | (c & 63);
+	}
+	return to;
+}
+
+/* NULL: no memory, or not what it should be. Ends at a 0. */
+static char *from_utf16(const uint8_t *from, size_t bytes, bool big)
+{
+	char *text = malloc(bytes / 2 * 3 + 1), *to = text;
+
+	for (size_t i = 0; text && i + 2 <= bytes; i += 2) {
+		uint32_t c = unit_at(from + i, big), low;
+
+		if (!c)
+			break;
+		if (c >= 0xd800 && c < 0xe000) {
+			low = i + 4 <= bytes ? unit_at(from + i + 2, big) : 0;
+			if (c >= 0xdc00 || low < 0xdc00 || low >= 0xe000) {
+				free(text);
+				return NULL;
+			}
+			c = 0x10000 + ((c & 0x3ff) << 10) + (low & 0x3ff);
+			i += 2;
+		}
+		to = put_utf8(to, c);
+	}
+	if (text)
+		*to = 0;
+	return text;
+}
+
+/* The next letter; 0: the end, or no UTF-8. */
+static uint32_t get_utf8(const char **from)
+{
+	const uint8_t *p = (const uint8_t *)*from;
+	unsigned more = *p < 0xc2 ? 0 : *p < 0xe0 ? 1 : *p < 0xf0 ? 2 : *p < 0xf5 ? 3 : 0;
+	uint32_t c = more ? *p & (0x3f >> more) : *p;
+
+	if (!more && *p >= 0x80)
+		return 0;
+	for (unsigned i = 1; i <= more; i++) {
+		if ((p[i] & 0xc0) != 0x80)
+			return 0;
+		c = c << 6 | (p[i] & 0x3f);
+	}
+	*from += more + 1;
+	return c;
+}
+
+/* Bytes; 0: it does not fit, or is no UTF-8. */
+static size_t to_utf16(const char *from, uint8_t *to, size_t room, bool big)
+{
+	size_t n = 0;
+
+	while (*from) {
+		uint32_t c = get_utf8(&from), unit[2] = { c, 0 };
+		unsigned units = 1;
+
+		if (!c)
+			return 0;
+		if (c >= 0x10000) {
+			unit[0] = 0xd800 + ((c - 0x10000) >> 10);
+			unit[1] = 0xdc00 + (c & 0x3ff);
+			units = 2;
+		}
+		for (unsigned i = 0; i < units; i++, n += 2) {
+			if (n + 2 > room)
+				return 0;
+			to[n] = big ? unit[i] >> 8 : unit[i];
+			to[n + 1] = big ? unit[i] : unit[i] >> 8;
+		}
+	}
+	return n;
+}
+
+static void replace(char *text, char what, char with)
+{
+	for (; *text; text++)
+		if (*text == what)
+			*text = with;
+}
+
+/* ---- what the image says ---------------------------------------------------------- */
+
+static void last_part(char *text)
+{
+	char *slash = strrchr(text, '/');
+
+	if (slash)
+		memmove(text, slash + 1, strlen(slash));
+}
+
+/* A locator as a path of ours; NULL: it has none. */
+static char *locator_path(struct vhd *vhd, const struct vhd_locator *locator)
+{
+	uint64_t at = from_be64(locator->at);
+	uint32_t len = from_be32(locator->len);
+	AUTO_FREE uint8_t *data = NULL;
+	char *path;
+
+	if (!len || len > VHD_LOCATOR_MAX || at >= td_file_size(vhd->file) ||
+	    !(data = calloc(1, len + 1)) || td_file_read(vhd->file, data, len, at))
+		return NULL;
+	if (!memcmp(locator->code, "MacX", 4))
+		return strncmp((char *)data, "file://", 7) ? NULL : strdup((char *)data + 7);
+	path = from_utf16(data, len, false);
+	if (!path)
+		return NULL;
+	replace(path, '\\', '/');
+	if (!memcmp(locator->code, "W2ku", 4))
+		last_part(path);
+	return path;
+}
+
+static bool is_there(struct vhd *vhd, const char *path)
+{
+	const char *own = td_file_path(vhd->file), *slash = strrchr(own, '/');
+	char full[2 * VHD_LOCATOR_MAX + 2];
+	int n;
+
+	if (!path[0])
+		return false;
+	n = snprintf(full, sizeof(full), "%.*s%s",
+		     *path == '/' || !slash ? 0 : (int)(slash + 1 - own), own, path);
+	return n > 0 && (size_t)n < sizeof(full) && !access(full, F_OK);
+}
+
+/* The n-th place to look, in order; NULL: none. */
+static char *candidate(struct vhd *vhd, unsigned n)
+{
+	static const char codes[CODES][5] = { "W2ru", "MacX", "W2ku" };
+	const struct vhd_header *header = &vhd->layout.header;
+	const struct vhd_locator *locator = &header->locator[n % VHD_LOCATORS];
+	char *path;
+
+	if (n < CODES * VHD_LOCATORS)
+		return memcmp(locator->code, codes[n / VHD_LOCATORS], 4) ?
+		       NULL : locator_path(vhd, locator);
+	path = from_utf16((const uint8_t *)header->parent_name, sizeof(header->parent_name), true);
+	if (!path)
+		return NULL;
+	replace(path, '\\', '/');
+	last_part(path);
+	return path;
+}
+
+/* The first that is there; else the first that is named at all. NULL: none. */
+static char *find_parent(struct vhd *vhd)
+{
+	char *first = NULL;
+
+	for (unsigned n = 0; n <= CODES * VHD_LOCATORS; n++) {
+		char *path = candidate(vhd, n);
+
+		if (path && is_there(vhd, path)) {
+			free(first);
+			return path;
+		}
+		if (path && path[0] && !first)
+			first = path;
+		else
+			free(path);
+	}
+	return first;
+}
+
+int vhd_parent_open(struct vhd *vhd, struct td_why *why)
+{
+	const uint8_t *wanted = vhd->layout.header.parent_uuid;
+	const char *path = td_file_path(vhd->file), *format = vhd->backing_format;
+	const struct td_image *below;
+	struct td_why below_why;
+	int err;
+
+	if (vhd->layout.type != VHD_DIFFERENCING) {
+		if (format)
+			return td_fail(why, -EINVAL, "%s: backing-format= is given, and it has no "
+				       "backing file", path);
+		return 0;
+	}
+	vhd->parent = find_parent(vhd);
+	if (!vhd->parent)
+		return td_fail(why, -EINVAL, "%s: does not say where its parent is", path);
+	if (!format)
+		format = memcmp(wanted, no_uuid, 16) ? vhd->img->driver->name : "aio";
+	err = td_image_open_below(vhd->img, format, vhd->parent, path, &below_why);
+	if (err)
+		return td_fail(why, err, "%s: its parent: %s", path, below_why.text);
+	below = vhd->img->below;
+	if (below->driver == vhd->img->driver &&
+	    memcmp(((struct vhd *)below->state)->layout.footer.uuid, wanted, 16))
+		return td_fail(why, -EINVAL, "%s: its parent %s is not the one it was made over: its "
+			       "identity is another", path, vhd->parent);
+	return 0;
+}
+
+/* ---- what a new image says -------------------------------------------------------- */
+
+/* What we need of a parent that is a VHD: its identity, and when it was changed. */
+static int look_at_parent(const char *path, const char *backing, struct td_files *files,
+			  struct vhd_header *header, struct td_why *why)
+{
+	const char *slash = strrchr(path, '/');
+	AUTO_FREE struct vhd_layout *layout = calloc(1, sizeof(*layout));
+	struct vhd_choice choice = { 0 };
+	AUTO_FREE char *full = NULL;
+	struct td_file *file;
+	int err;
+
+	if (!layout || asprintf(&full, "%.*s%s",
+				*backing == '/' || !slash ? 0 : (int)(slash + 1 - path), path,
+				backing) < 0)
+		return td_fail(why, -ENOMEM, "%s: no memory", path);
+	err = td_file_open(files, full, 0, &file, why);
+	if (err)
+		return err;
+	err = vhd_layout_read(file, &choice, layout, why);
+	td_file_close(file);
+	if (err)
+		return err;
+	memcpy(header->parent_uuid, layout->footer.uuid, sizeof(header->parent_uuid));
+	header->parent_timestamp = layout->footer.timestamp;
+	return 0;
+}
+
+static void locator_put(struct vhd_header *header, struct vhd_parent *out, const char *code,
+			uint32_t len, uint64_t *at)
+{
+	struct vhd_locator *locator = &header->locator[out->count];
+
+	memcpy(locator->code, code, 4);
+	locator->space = to_be32(round_up(len, 512));
+	locator->len = to_be32(len);
+	locator->at = to_be64(*at);
+	out->len[out->count++] = len;
+	*at += round_up(len, 512);
+}
+
+int vhd_parent_name(const char *path, const char *backing, const char *format,
+		    struct td_files *files, uint64_t locators_at, struct vhd_header *header,
+		    struct vhd_parent *out, struct td_why *why)
+{
+	const char *slash = strrchr(backing, '/'), *last = slash ? slash + 1 : backing;
+	bool absolute = *backing == '/', is_vhd = format && !strcmp(format, "vhd");
+	char windows[VHD_LOCATOR_MAX / 2], *url = out->name[0];
+	uint64_t at = locators_at;
+	size_t len;
+	int n;
+
+	memset(out, 0, sizeof(*out));
+	memset(header->parent_uuid, 0, sizeof(header->parent_uuid));
+	header->parent_timestamp = to_be32(0);
+	memset(header->parent_name, 0, sizeof(header->parent_name));
+	memset(header->locator, 0, sizeof(header->locator));
+	if (!is_vhd && (!format || (strcmp(format, "aio") && strcmp(format, "raw"))))
+		return td_fail(why, -ENOTSUP, "%s: a VHD lies over a vhd or a raw image: it cannot "
+			       "name another format", path);
+	n = snprintf(url, VHD_LOCATOR_MAX, "file://%s%s", absolute ? "" : "./", backing);
+	if (n < 0 || n >= VHD_LOCATOR_MAX / 2 || !*last)
+		return td_fail(why, -ENAMETOOLONG, "%s: the parent's name is too long, or empty", path);
+	locator_put(header, out, "MacX", n, &at);
+	snprintf(windows, sizeof(windows), "%s%s", absolute ? "" : "./", backing);
+	replace(windows, '/', '\\');
+	len = to_utf16(windows, (uint8_t *)out->name[1], VHD_LOCATOR_MAX, false);
+	if (!len || !to_utf16(last, (uint8_t *)header->parent_name,
+			      sizeof(header->parent_name) - 2, true))
+		return td_fail(why, -ENAMETOOLONG, "%s: the parent's name is too long, or no UTF-8",
+			       path);
+	locator_put(header, out, absolute ? "W2ku" : "W2ru", len, &at);
+	return is_vhd ? look_at_parent(path, backing, files, header, why) : 0;
+}
