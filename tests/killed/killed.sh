@@ -60,6 +60,13 @@ qcow2-overlay)
 	base
 	"$QCOW_CREATE" -q -f qcow2 0 "$image" "$work/base"
 	spec=qcow2:$image ;;
+vhd)
+	"$QCOW_CREATE" -q -f vhd "$size" "$image"
+	spec=vhd:$image ;;
+vhd-overlay)
+	base
+	"$QCOW_CREATE" -q -f vhd 0 "$image" "$work/base"
+	spec=vhd:$image ;;
 *)
 	echo "killed.sh: there is no kind $kind" >&2
 	exit 2 ;;

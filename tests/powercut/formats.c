@@ -50,6 +50,13 @@ const struct format formats[] = {
 	{ .name = "qcow2-table", .type = "qcow2", .kills = true,
 	  .make = "qemu-img create -q -f qcow2 -o cluster_size=512,refcount_bits=64 %f %s",
 	  .size = 4 * MiB, .qemu = "qcow2", .qemu_checks = true, .states = 1 },
+	/* qemu-img does not look at bitmaps, and knows no parents */
+	{ .name = "vhd", .type = "vhd", .kills = true, .qemu = "vpc", .states = 1 },
+	{ .name = "vhd-small", .type = "vhd", .cluster = 4096, .kills = true, .qemu = "vpc",
+	  .states = 1 },
+	{ .name = "vhd-overlay", .type = "vhd", .overlay = true, .kills = true, .states = 1 },
+	{ .name = "vhd-overlay-small", .type = "vhd", .cluster = 4096, .overlay = true,
+	  .kills = true, .states = 1 },
 	{ 0 },
 };
 

@@ -193,10 +193,10 @@ static int vhd_place(struct td_image *img, struct td_park *park, uint64_t offset
 	     pos += VHD_PAGE) {
 		err = td_cache_get(vhd->cache, at + pos, park, &page);
 		assert(!err);
-		td_cache_dirty(vhd->cache, page, VHD_TABLES);
+		td_cache_dirty(vhd->cache, page, VHD_FULL);
 		memset(page, 0xff, VHD_PAGE);
 	}
-	td_cache_dirty(vhd->cache, entry, VHD_TABLES);
+	td_cache_dirty(vhd->cache, entry, VHD_SHOWS);
 	td_set32(entry, htobe32(at / 512));
 	*len = vhd_block(layout);
 	*out = at + layout->bitmap;
@@ -213,7 +213,7 @@ static void set_bits(struct vhd *vhd, uint8_t *bits, uint64_t sector, uint64_t e
 		for (; sector < next; sector++)
 			mask |= vhd_bit(&vhd->layout, sector);
 		if ((*bits & mask) != mask) {
-			td_cache_dirty(vhd->cache, bits, VHD_TABLES);
+			td_cache_dirty(vhd->cache, bits, VHD_SHOWS);
 			td_set8(bits, *bits | mask);
 		}
 		bits++;

@@ -20,10 +20,11 @@
 
 #define VHD_PAGE 512
 
-/* Bitmaps and block table may reach the disk in any order: what a table shows early
- * is a block of which no sector is valid. */
+/* What reaches the disk before what. Full bitmaps of new blocks show nothing: they need
+ * not wait for data. */
 enum vhd_stage {
-	VHD_TABLES,
+	VHD_FULL,      /* bitmaps of new blocks without an image below, before */
+	VHD_SHOWS,     /* all others, and the block table */
 };
 
 struct vhd {
