@@ -158,9 +158,7 @@ struct td_map_ops {
 	 * that can at once. What is ready once stays so for the same range. */
 	int (*ready)(struct td_image *img, struct td_park *park, uint64_t offset,
 		     uint64_t *len);
-	/* Takes a place for the units of [offset, offset + *len), or fewer. Where
-	 * grains are smaller than units it maps the units too, with none of their
-	 * grains valid: other grains may be written before this one is set. */
+	/* Takes a place for the units of [offset, offset + *len), or fewer. */
 	int (*place)(struct td_image *img, struct td_park *park, uint64_t offset,
 		     uint64_t *len, uint64_t *at);
 	/* Ready: maps grains to their place; what was there is dropped. */
@@ -182,6 +180,9 @@ struct td_map_config {
 	struct td_space *space;  /* NULL: read-only */
 	const struct td_map_ops *ops;
 	uint32_t unit, grain;
+	bool grains_apart;       /* place() maps the unit too, with no grain of it valid: so
+	                            several grains may be written for the first time at
+	                            once, and the place of a unit is never dropped */
 	bool zeroes;             /* clear() can make zeroes over an image below */
 };
 

@@ -23,9 +23,15 @@ static uint64_t unit_up(const struct td_map *map, uint64_t n)
 	return round_up(n, map->config.unit);
 }
 
+/* What is one grow's alone is a multiple of this. */
+static uint64_t alone(const struct td_map *map)
+{
+	return map->config.grains_apart ? map->config.grain : map->config.unit;
+}
+
 uint64_t grow_begins(const struct piece *grow)
 {
-	return round_down(grow->from, grow->map->config.unit);
+	return round_down(grow->from, alone(grow->map));
 }
 
 struct piece *grow_find(struct td_map *map, uint64_t offset, uint64_t len)
@@ -34,7 +40,7 @@ struct piece *grow_find(struct td_map *map, uint64_t offset, uint64_t len)
 
 	LIST_FOR (struct piece, grow, &map->grows, link)
 		if (grow_begins(grow) < offset + len &&
-		    offset < unit_up(map, grow->from + grow->size) &&
+		    offset < round_up(grow->from + grow->size, alone(map)) &&
 		    (!first || grow->from < first->from))
 			first = grow;
 	return first;
@@ -54,7 +60,7 @@ static void over(struct piece *grow, int err)
 
 	list_del(&grow->link);
 	buffer_put(grow);
-	if (err && !grow->old.placed) {
+	if (err && !grow->old.placed && !map->config.grains_apart) {
 		uint64_t from = grow_begins(grow);
 
 		td_map_drop(map, grow->at - (grow->from - from),

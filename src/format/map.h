@@ -120,7 +120,8 @@ static inline bool reads_zero(const struct td_map *map, const struct td_spot *sp
 }
 
 /* grow.c: the grow that touches units of [offset, offset + len) first; NULL: none. A
- * unit is one grow's alone, whichever of its grains that is about. */
+ * unit is one grow's alone, whichever of its grains that is about, unless grains are
+ * apart: then it is about these. */
 uint64_t grow_begins(const struct piece *grow);
 struct piece *grow_find(struct td_map *map, uint64_t offset, uint64_t len);
 /* A place for what the piece writes at its pos. 0: *done bytes are taken care of. */

@@ -243,7 +243,7 @@ static int vhd_set(struct td_image *img, uint64_t offset, uint64_t len, uint64_t
 	return 0;
 }
 
-/* Only a block that has been mapped could be dropped: it stays. */
+/* Nothing is dropped. */
 static int vhd_release(struct td_image *img, struct td_park *park, uint64_t at, bool *gone)
 {
 	return 0;

@@ -58,6 +58,7 @@ static int open_map(struct vhd *vhd, struct td_why *why)
 	struct td_cache_config cache = { .page = VHD_PAGE, .size = vhd->cache_size,
 					 .shows = VHD_SHOWS };
 	struct td_map_config config = { .file = vhd->file, .ops = &vhd_ops, .grain = 512,
+					.grains_apart = true,
 					.unit = vhd_block(&vhd->layout) };
 	uint64_t end;
 	int err = read_batmap(vhd, why);
