@@ -95,6 +95,7 @@ bool td_cache_forget(struct td_cache *cache, uint64_t at, uint64_t len);
 /* No more waiting: what would park blocks instead. In open, to begin with, and in
  * close. */
 void td_cache_block(struct td_cache *cache, bool block);
+bool td_cache_blocks(const struct td_cache *cache);
 
 /* ---- space ----------------------------------------------------------------- */
 

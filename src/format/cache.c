@@ -331,6 +331,11 @@ int td_cache_sync(struct td_cache *cache)
 	return batch_write_all(cache);
 }
 
+bool td_cache_blocks(const struct td_cache *cache)
+{
+	return cache->block;
+}
+
 void td_cache_block(struct td_cache *cache, bool block)
 {
 	cache->block = block;

@@ -22,6 +22,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <blktap/format.h>
 
@@ -30,6 +31,7 @@
 #define STEP_MIN (1 * MiB)
 #define STEP_MAX (256 * MiB)
 #define RUNS 1024
+#define WORKER_MS 10000
 
 struct run {
 	uint64_t at, len;
@@ -94,7 +96,7 @@ static void grow_ended(struct td_work *work, int err)
 	space->waiting = space->late = (struct td_parks){ 0 };
 	space->growing = false;
 	if (!err)
-		space->ready = space->target;
+		space->ready = max_u64(space->ready, space->target);
 	td_parks_go(&waiting, err);
 	td_parks_go(&late, 0);
 }
@@ -105,6 +107,23 @@ static void grow(struct td_space *space, uint64_t need)
 	space->need = need;
 	space->target = round_up(need + space->step, 4096);
 	td_work_start(space->img->queue, &space->work);
+}
+
+/* Blocking. A worker that is at it comes first. */
+static int grow_now(struct td_space *space, uint64_t need)
+{
+	int err;
+
+	for (unsigned i = 0; space->growing && td_file_size(space->file) < space->target; i++) {
+		if (i == WORKER_MS)
+			return -EBUSY;
+		usleep(1000);
+	}
+	need = max_u64(need, td_file_size(space->file));
+	err = td_file_truncate(space->file, need);
+	if (!err)
+		space->ready = need;
+	return err;
 }
 
 static bool find_freed(struct td_space *space, uint64_t least, uint64_t *len, uint64_t *at)
@@ -122,10 +141,17 @@ int td_space_find(struct td_space *space, struct td_park *park, uint64_t least,
 		  uint64_t *len, uint64_t *at)
 {
 	uint64_t has;
+	int err;
 
 	if (least <= space->unit && find_freed(space, least, len, at))
 		return 0;
 	has = space->ready > space->end ? round_down(space->ready - space->end, space->unit) : 0;
+	if (has < least && td_cache_blocks(space->cache)) {
+		err = grow_now(space, space->end + *len);
+		if (err)
+			return err;
+		has = *len;
+	}
 	if (has >= least) {
 		*at = space->end;
 		*len = min_u64(*len, has);
@@ -159,7 +185,7 @@ void td_space_take(struct td_space *space, uint64_t at, uint64_t len)
 		return;
 	}
 	space->end = at + len;
-	if (!space->growing && space->ready < space->end + space->step / 2)
+	if (!space->growing && !td_cache_blocks(space->cache) && space->ready < space->end + space->step / 2)
 		grow(space, max_u64(space->ready, space->end));
 }
 

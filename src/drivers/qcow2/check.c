@@ -249,19 +249,25 @@ static int walk_refcounts(struct walk *walk)
 static int walk_all(struct walk *walk)
 {
 	const struct qcow2_layout *layout = &walk->q->layout;
+	bool now = walk->q->now_l1_count;
 	int err;
 
 	seen(walk, "the header", 0, qcow2_cluster(layout));
 	err = walk_refcounts(walk);
 	walk->active = true;
 	if (!err)
-		err = walk_l1(walk, layout->l1_at, layout->l1_count);
+		err = walk_l1(walk, now ? walk->q->now_l1_at : layout->l1_at,
+			      now ? walk->q->now_l1_count : layout->l1_count);
 	walk->active = false;
 	return err ? err : walk_snapshots(walk);
 }
 
+static int write_count(struct walk *walk, uint64_t cluster);
+
+/* Refcounts that are not as they were counted: told or, if that was asked for, written. */
 static int compare(struct walk *walk)
 {
+	struct td_check *check = walk->check;
 	int err = 0;
 
 	for (uint64_t i = 0; i < walk->clusters && !err; i++) {
@@ -275,7 +281,13 @@ static int compare(struct walk *walk)
 			    (unsigned long long)i, (unsigned long long)stored,
 			    (unsigned long long)count);
 		else
-			walk->check->leaks++;
+			check->leaks++;
+		if (check->repair == TD_REPAIR_NOTHING ||
+		    (check->repair == TD_REPAIR_LEAKS && stored < count))
+			continue;
+		err = write_count(walk, i);
+		*(stored < count ? &check->corruptions_fixed : &check->leaks_fixed) += !err;
+		walk->block_index = UINT64_MAX;
 	}
 	return err;
 }
@@ -322,9 +334,15 @@ int qcow2_check(struct td_image *img, struct td_check *check, struct td_why *why
 	walk.recount = q->layout.incompatible & QCOW2_DIRTY; /* no refcount is relied on */
 	check->total = ((q->layout.size - 1) >> q->layout.cluster_bits) + 1;
 	if (!err) {
+		td_cache_block(q->cache, check->repair);
 		err = walk_all(&walk);
 		if (!err && !walk.recount)
 			err = compare(&walk);
+		if (!err && check->repair == TD_REPAIR_ALL)
+			err = qcow2_flags_mend(q, &check->corruptions_fixed);
+		if (!err && check->repair)
+			err = td_cache_sync(q->cache);
+		td_cache_block(q->cache, false);
 		if (err)
 			td_fail(why, err, "%s: cannot read its tables: %s",
 				td_file_path(q->file), strerror(-err));

@@ -211,3 +211,24 @@ int qcow2_create(const struct td_create *make, struct td_why *why)
 	}
 	return 0;
 }
+
+int qcow2_measure(const struct td_create *make, struct td_measure *out, struct td_why *why)
+{
+	struct plan plan = { 0 };
+	int err = plan_numbers(make, &plan, why);
+	uint64_t cluster, tables;
+
+	if (err)
+		return err;
+	plan_places(&plan, make->reserve);
+	cluster = qcow2_cluster(&plan.layout);
+	tables = plan.used;
+	if (!make->reserve) { /* with all L2 tables and refcount blocks that can be needed */
+		uint64_t most = plan.used + plan.layout.l1_count + divide_up(plan.layout.size, cluster);
+
+		tables += plan.layout.l1_count + divide_up(most, cluster / 2) - plan.blocks;
+	}
+	*out = (struct td_measure){ .tables = tables * cluster,
+				    .unit = make->reserve ? 0 : cluster };
+	return 0;
+}

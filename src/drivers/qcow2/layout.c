@@ -243,3 +243,12 @@ int qcow2_layout_read(struct td_file *file, struct qcow2_layout *out, struct td_
 	free(r.ext);
 	return err;
 }
+
+bool qcow2_looks_like(struct td_file *file)
+{
+	be32 head[2];
+
+	return td_file_size(file) >= QCOW2_HEAD_V2 && !td_file_read(file, head, sizeof(head), 0) &&
+	       from_be32(head[0]) == QCOW2_MAGIC &&
+	       (from_be32(head[1]) == 2 || from_be32(head[1]) == 3);
+}

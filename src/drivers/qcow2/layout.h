@@ -73,6 +73,8 @@ struct qcow2_layout {
 /* Reads and checks the header: what it returns can be relied on. */
 int qcow2_layout_read(struct td_file *file, struct qcow2_layout *out, struct td_why *why);
 
+bool qcow2_looks_like(struct td_file *file);
+
 static inline uint64_t qcow2_cluster(const struct qcow2_layout *layout)
 {
 	return 1ull << layout->cluster_bits;

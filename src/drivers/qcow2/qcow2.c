@@ -164,15 +164,44 @@ static void qcow2_free(struct qcow2 *q)
 	td_file_close(q->file);
 }
 
+/* The disk is what it was then, and can be read only. */
+static int open_snapshot(struct qcow2 *q, struct td_why *why)
+{
+	struct qcow2_layout *layout = &q->layout;
+	uint64_t size = td_file_size(q->file);
+	struct qcow2_snapshot row;
+	int err = qcow2_snapshot_find(q, q->snapshot, &row, why);
+
+	if (err)
+		return err;
+	if (!row.size || row.size > INT64_MAX - MiB || row.l1_at >= size || !row.l1_at ||
+	    !is_aligned(row.l1_at, qcow2_cluster(layout)) || row.l1_count * 8 > size - row.l1_at ||
+	    ((row.size - 1) >> qcow2_span_bits(layout)) >= row.l1_count)
+		return td_fail(why, -EINVAL, "%s: the L1 table of its snapshot '%s' cannot be",
+			       td_file_path(q->file), q->snapshot);
+	q->now_l1_at = layout->l1_at;
+	q->now_l1_count = layout->l1_count;
+	layout->l1_at = row.l1_at;
+	layout->l1_count = row.l1_count;
+	layout->size = row.size;
+	return 0;
+}
+
 static int qcow2_open(struct td_image *img, struct td_why *why)
 {
 	struct qcow2 *q = img->state;
 	int err;
 
 	q->img = img;
+	if (q->snapshot) {
+		img->read_only = true;
+		img->can &= ~TD_CAN_WRITE;
+	}
 	err = open_file(q, why);
 	if (!err)
 		err = qcow2_layout_read(q->file, &q->layout, why);
+	if (!err && q->snapshot)
+		err = open_snapshot(q, why);
 	if (!err)
 		err = open_data(q, why);
 	if (!err)
@@ -244,6 +273,8 @@ static const struct td_option options[] = {
 	TD_MAP_OPTION_CACHE(struct qcow2, cache_size),
 	{ "backing-format", TD_STRING, offsetof(struct qcow2, backing_format),
 	  "of the backing file; default: what the image says" },
+	{ "snapshot", TD_STRING, offsetof(struct qcow2, snapshot),
+	  "name or id: the disk as it was then, read-only" },
 	{ "data-file", TD_STRING, offsetof(struct qcow2, data_path),
 	  "on: open the data file that the image names; or its path" },
 	{ 0 },
@@ -265,4 +296,10 @@ const struct td_driver qcow2_driver = {
 	.create = qcow2_create,
 	.check = qcow2_check,
 	.info = qcow2_info,
+	.looks_like = qcow2_looks_like,
+	.repairs = TD_REPAIR_ALL,
+	.measure = qcow2_measure,
+	.resize = qcow2_resize,
+	.set_backing = qcow2_set_backing,
+	.snapshot = qcow2_snapshot,
 };

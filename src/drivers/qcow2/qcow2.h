@@ -7,6 +7,7 @@
  *   refs.c    refcounts: who has a cluster; places for new ones
  *   table.c   a longer refcount table; a copy of a table that a snapshot shares
  *   packed.c  compressed clusters     create.c, check.c
+ *   snapshot.c  snapshots within      change.c  another size, another backing file
  */
 #ifndef QCOW2_H
 #define QCOW2_H
@@ -39,12 +40,15 @@ struct qcow2_job {
 struct qcow2 {
 	char *backing_format;  /* options: */
 	char *data_path;
+	char *snapshot;
 	uint64_t cache_size;
 
 	struct td_image *img;
 	struct td_file *file;
 	struct td_file *data;  /* NULL: data are in file */
 	struct qcow2_layout layout;
+	uint64_t now_l1_at, now_l1_count; /* snapshot=: the image's own, not that one's;
+	                                     else 0 */
 	struct td_cache *cache;
 	struct td_space *space;
 	struct td_map *map;
@@ -71,6 +75,9 @@ int qcow2_place(struct td_image *img, struct td_park *park, uint64_t offset, uin
 int qcow2_release(struct td_image *img, struct td_park *park, uint64_t at, bool *gone);
 /* Takes up to *len bytes of new clusters in a row; their refcounts are 1 then. */
 int qcow2_take(struct qcow2 *q, struct td_park *park, uint64_t *len, uint64_t *at);
+/* by: -1, 0 or 1 owners more; *left: how many there are then. -EOVERFLOW: too many. */
+int qcow2_ref_add(struct qcow2 *q, struct td_park *park, uint64_t at, int by, uint64_t *left);
+uint64_t qcow2_ref_max(const struct qcow2 *q);
 /* A refcount within its block's bytes; bit_at: of its first bit. */
 uint64_t qcow2_ref_get(const struct qcow2 *q, const void *block, uint64_t index);
 void qcow2_ref_set(const struct qcow2 *q, void *block, uint64_t index, uint64_t value);
@@ -84,6 +91,35 @@ int qcow2_unpack(struct td_image *img, const void *from, size_t len, void *to);
 
 int qcow2_create(const struct td_create *make, struct td_why *why);
 int qcow2_check(struct td_image *img, struct td_check *check, struct td_why *why);
+/* For TD_REPAIR: bits 63 of the image's own tables become as the refcounts have it. */
+int qcow2_flags_mend(struct qcow2 *q, uint64_t *changed);
+
+/* snapshot.c */
+struct qcow2_snapshot {
+	uint64_t index, at, len;     /* of its row in the snapshot table */
+	uint64_t l1_at, l1_count, size, made_s, state_size;
+	char id[256], name[256];     /* cut short if they are longer */
+};
+/* Blocking. *at: of the next row, the table's beginning at first. */
+int qcow2_snapshot_read(struct qcow2 *q, uint64_t *at, struct qcow2_snapshot *out);
+int qcow2_snapshot_find(struct qcow2 *q, const char *name, struct qcow2_snapshot *out,
+			struct td_why *why);
+int qcow2_snapshot(struct td_image *img, const struct td_snapshots *ask, struct td_why *why);
+
+/* change.c: blocking */
+/* Clusters in a row, which hold nothing yet. */
+int qcow2_take_run(struct qcow2 *q, uint64_t bytes, uint64_t *at);
+/* Clusters lose an owner each. */
+void qcow2_give_run(struct qcow2 *q, uint64_t at, uint64_t bytes);
+/* Writes a part of the header, within a sector: at once, and durably. */
+int qcow2_head_write(struct qcow2 *q, const void *part, size_t len, size_t at);
+/* A copy of an L1 table, with entries for count, in clusters of its own. */
+int qcow2_l1_copy(struct qcow2 *q, uint64_t from, uint64_t has, uint64_t count, uint64_t *at);
+int qcow2_resize(struct td_image *img, uint64_t size, struct td_why *why);
+int qcow2_set_backing(struct td_image *img, const char *backing, const char *format,
+		      struct td_why *why);
+
+int qcow2_measure(const struct td_create *make, struct td_measure *out, struct td_why *why);
 /* Blocking, in open: writes refcounts anew, as the tables have it. */
 int qcow2_rebuild(struct qcow2 *q, struct td_why *why);
 

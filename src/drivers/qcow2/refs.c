@@ -165,7 +165,22 @@ int qcow2_place(struct td_image *img, struct td_park *park, uint64_t offset, uin
 
 int qcow2_release(struct td_image *img, struct td_park *park, uint64_t at, bool *gone)
 {
-	struct qcow2 *q = img->state;
+	uint64_t left;
+	int err = qcow2_ref_add(img->state, park, at, -1, &left);
+
+	if (!err)
+		*gone = !left;
+	return err;
+}
+
+uint64_t qcow2_ref_max(const struct qcow2 *q)
+{
+	return q->layout.refcount_order == 6 ? UINT64_MAX :
+					       (1ull << (1 << q->layout.refcount_order)) - 1;
+}
+
+int qcow2_ref_add(struct qcow2 *q, struct td_park *park, uint64_t at, int by, uint64_t *left)
+{
 	uint64_t cluster = at >> q->layout.cluster_bits, block, count;
 	struct ref ref;
 	int err = block_of(q, park, cluster, &block);
@@ -177,8 +192,12 @@ int qcow2_release(struct td_image *img, struct td_park *park, uint64_t at, bool 
 	count = block ? qcow2_ref_get(q, ref.page, ref.index) : 0;
 	if (!count)
 		return qcow2_corrupt(q, "the refcount of a cluster in use, at", at, 0);
+	if (by > 0 && count == qcow2_ref_max(q))
+		return -EOVERFLOW;
+	*left = count + by;
+	if (!by)
+		return 0;
 	td_cache_dirty(q->cache, ref.page, QCOW2_REFS);
-	qcow2_ref_set(q, ref.page, ref.index, count - 1);
-	*gone = count == 1;
+	qcow2_ref_set(q, ref.page, ref.index, *left);
 	return 0;
 }

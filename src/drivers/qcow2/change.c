@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Changes of the image as a whole: its size, the name of its backing file. They
+ * block; no request is under way. What the header names is durable before the
+ * header changes, by one write within a sector where that matters.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "drivers/qcow2/qcow2.h"
+
+int qcow2_take_run(struct qcow2 *q, uint64_t bytes, uint64_t *at)
+{
+	struct td_park nobody = { 0 };
+	uint64_t cluster = qcow2_cluster(&q->layout), needs = round_up(bytes, cluster);
+	uint64_t first = 0, has = 0;
+
+	while (has < needs) {
+		uint64_t len = needs - has, next;
+		int err = td_cache_room(q->cache, &nobody);
+
+		if (!err)
+			err = qcow2_take(q, &nobody, &len, &next);
+		if (err) {
+			qcow2_give_run(q, first, has);
+			return err;
+		}
+		if (has && next != first + has) { /* something came between: begin anew */
+			qcow2_give_run(q, first, has);
+			has = 0;
+		}
+		if (!has)
+			first = next;
+		has += len;
+	}
+	*at = first;
+	return 0;
+}
+
+void qcow2_give_run(struct qcow2 *q, uint64_t at, uint64_t bytes)
+{
+	struct td_park nobody = { 0 };
+	uint64_t cluster = qcow2_cluster(&q->layout), left;
+
+	for (uint64_t pos = 0; pos < bytes; pos += cluster)
+		if (!td_cache_room(q->cache, &nobody) &&
+		    !qcow2_ref_add(q, &nobody, at + pos, -1, &left) && !left) {
+			td_cache_forget(q->cache, at + pos, cluster);
+			td_file_punch(q->file, at + pos, cluster);
+		}
+}
+
+/* The cache may have the page: nothing in it is dirty. */
+int qcow2_head_write(struct qcow2 *q, const void *part, size_t len, size_t at)
+{
+	int err = td_cache_sync(q->cache);
+
+	if (!err)
+		err = td_file_write(q->file, part, len, at);
+	if (!err)
+		err = td_file_sync(q->file);
+	td_cache_forget(q->cache, 0, q->page);
+	return err;
+}
+
+int qcow2_l1_copy(struct qcow2 *q, uint64_t from, uint64_t has, uint64_t count, uint64_t *at)
+{
+	be64 *l1 = calloc(count, sizeof(*l1));
+	int err = l1 ? qcow2_take_run(q, count * 8, at) : -ENOMEM;
+
+	if (!err)
+		err = td_cache_read(q->cache, l1, min_u64(has, count) * 8, from);
+	if (!err)
+		err = td_file_write(q->file, l1, count * 8, *at);
+	td_cache_data(q->cache);
+	free(l1);
+	return err;
+}
+
+/* ---- size --------------------------------------------------------------------------- */
+
+/* Clusters [from, to) read as zeroes, and take no space. */
+static int forget_range(struct qcow2 *q, uint64_t from, uint64_t to, bool zero)
+{
+	struct td_park nobody = { 0 };
+	uint64_t cluster = qcow2_cluster(&q->layout);
+	int err = 0;
+
+	for (uint64_t n; from < to && !err; from += n) {
+		struct td_spot spot;
+
+		err = td_cache_room(q->cache, &nobody);
+		if (!err)
+			err = qcow2_find(q->img, &nobody, from, to - from, &spot);
+		n = err ? 0 : min_u64(round_up(spot.len, cluster), to - from);
+		if (err || (spot.kind == TD_SPOT_HOLE && !zero))
+			continue;
+		n = min_u64(n, 256 * cluster);
+		err = qcow2_ready(q->img, &nobody, from, &n);
+		if (!err)
+			err = qcow2_clear(q->img, from, n, zero);
+	}
+	return err;
+}
+
+/* What the last cluster has past the end of the disk would be seen. */
+static int zero_tail(struct qcow2 *q, uint64_t from, uint64_t to)
+{
+	struct td_park nobody = { 0 };
+	struct td_spot spot;
+	char *zeroes;
+	int err = qcow2_find(q->img, &nobody, from, to - from, &spot);
+
+	if (err || spot.kind == TD_SPOT_ZERO || (spot.kind == TD_SPOT_HOLE && !q->img->below))
+		return err;
+	if (spot.kind == TD_SPOT_HOLE && q->img->below->size <= from)
+		return 0;
+	if (spot.kind != TD_SPOT_DATA)
+		return -ENOTSUP;
+	zeroes = calloc(1, to - from);
+	err = zeroes ? td_file_write(q->data ? q->data : q->file, zeroes, to - from, spot.at) :
+		       -ENOMEM;
+	free(zeroes);
+	return err;
+}
+
+static int grow_tables(struct qcow2 *q, uint64_t size)
+{
+	struct qcow2_layout *layout = &q->layout;
+	uint64_t count = ((size - 1) >> qcow2_span_bits(layout)) + 1, at = layout->l1_at;
+	uint64_t old_at = at, old_count = layout->l1_count;
+	struct { be64 size; be32 encryption, l1_count; be64 l1_at; } head;
+	int err = 0;
+
+	count = max_u64(count, old_count);
+	if (count > UINT32_MAX)
+		return -EFBIG;
+	if (count != old_count)
+		err = qcow2_l1_copy(q, old_at, old_count, count, &at);
+	if (err)
+		return err;
+	head.size = to_be64(size);
+	head.encryption = to_be32(0);
+	head.l1_count = to_be32(count);
+	head.l1_at = to_be64(at);
+	err = qcow2_head_write(q, &head, sizeof(head), offsetof(struct qcow2_header, size));
+	if (err)
+		return err;
+	layout->l1_at = at;
+	layout->l1_count = count;
+	if (at != old_at)
+		qcow2_give_run(q, old_at, old_count * 8);
+	return 0;
+}
+
+static int resize(struct qcow2 *q, uint64_t size)
+{
+	uint64_t cluster = qcow2_cluster(&q->layout), old = q->layout.size;
+	uint64_t from = min_u64(size, old), whole = round_up(from, cluster);
+	uint64_t below = q->img->below ? q->img->below->size : 0;
+	int err = 0;
+
+	if (size > old && below > old && q->layout.version < 3)
+		return -ENOTSUP; /* it would show, and there are no clusters of zeroes */
+	if (from < whole)
+		err = zero_tail(q, from, whole);
+	if (!err && size < old) { /* L1 stays as long as it is */
+		err = grow_tables(q, size);
+		if (!err)
+			err = forget_range(q, whole, round_up(old, cluster), false);
+		return err;
+	}
+	if (!err)
+		err = grow_tables(q, size);
+	if (!err && below > whole)
+		err = forget_range(q, whole, round_up(min_u64(below, size), cluster), true);
+	return err;
+}
+
+int qcow2_resize(struct td_image *img, uint64_t size, struct td_why *why)
+{
+	struct qcow2 *q = img->state;
+	const char *path = td_file_path(q->file);
+	int err;
+
+	if (!size || size % 512 || size > INT64_MAX - GiB)
+		return td_fail(why, -EINVAL, "%s: a disk of %llu bytes is not a multiple of 512 "
+			       "above 0", path, (unsigned long long)size);
+	if (q->layout.snapshots && q->layout.version < 3)
+		return td_fail(why, -ENOTSUP, "%s: of version 2, has snapshots, which do not know "
+			       "their size: it must stay as it is", path);
+	td_cache_block(q->cache, true);
+	err = resize(q, size);
+	if (!err)
+		err = td_cache_sync(q->cache);
+	td_cache_block(q->cache, false);
+	if (err)
+		return td_fail(why, err, "%s: cannot be made %llu bytes: %s", path,
+			       (unsigned long long)size, strerror(-err));
+	q->layout.size = img->size = size;
+	return 0;
+}
+
+/* ---- the backing file's name ------------------------------------------------------------- */
+
+/* Copies extensions but for the backing format; returns their length, or 0: no room. */
+static size_t copy_extensions(const char *from, size_t len, char *to, size_t room)
+{
+	size_t pos = 0, out = 0;
+
+	while (pos + 8 <= len) {
+		uint32_t type = from_be32(*(be32 *)(from + pos));
+		uint64_t n = 8 + round_up(from_be32(*(be32 *)(from + pos + 4)), 8);
+
+		if (!type || n > len - pos)
+			break;
+		if (type != QCOW2_EXT_BACKING) {
+			if (out + n > room)
+				return 0;
+			memcpy(to + out, from + pos, n);
+			out += n;
+		}
+		pos += n;
+	}
+	return out + 1; /* never 0 */
+}
+
+static int head_compose(struct qcow2 *q, char *old, char *new, size_t size, const char *backing,
+			const char *format)
+{
+	struct qcow2_header *head = (struct qcow2_header *)new;
+	size_t length = q->layout.version < 3 ? QCOW2_HEAD_V2 :
+						from_be32(((struct qcow2_header *)old)->length);
+	size_t pos = length, end = size, name = backing ? strlen(backing) : 0, out;
+	uint64_t old_name = from_be64(((struct qcow2_header *)old)->backing_at);
+
+	if (old_name >= length && old_name < end)
+		end = old_name;
+	memcpy(new, old, length);
+	if (backing) {
+		size_t n = strlen(format);
+		be32 ext[2] = { to_be32(QCOW2_EXT_BACKING), to_be32(n) };
+
+		if (pos + 16 + round_up(n, 8) + name > size)
+			return -ENAMETOOLONG;
+		memcpy(new + pos, ext, 8);
+		memcpy(new + pos + 8, format, n);
+		pos += 8 + round_up(n, 8);
+	}
+	out = copy_extensions(old + length, end - length, new + pos, size - pos);
+	if (!out || pos + out + 7 + name > size)
+		return -ENAMETOOLONG;
+	pos += out - 1 + 8; /* and the end of extensions */
+	head->backing_at = to_be64(backing ? pos : 0);
+	head->backing_len = to_be32(name);
+	if (backing)
+		memcpy(new + pos, backing, name);
+	return 0;
+}
+
+int qcow2_set_backing(struct td_image *img, const char *backing, const char *format,
+		      struct td_why *why)
+{
+	struct qcow2 *q = img->state;
+	const char *path = td_file_path(q->file);
+	size_t size = min_u64(qcow2_cluster(&q->layout), 64 * KiB);
+	char *old = calloc(1, size), *new = calloc(1, size);
+	int err = old && new ? 0 : -ENOMEM;
+
+	if (format && !strcmp(format, "aio"))
+		format = "raw";
+	if (backing && (!*backing || strlen(backing) > QCOW2_NAME_MAX || !format || !*format ||
+			strlen(format) >= sizeof(q->layout.backing_format)))
+		err = -EINVAL;
+	if (!err)
+		err = td_cache_sync(q->cache);
+	if (!err)
+		err = td_file_read(q->file, old, size, 0);
+	if (!err)
+		err = head_compose(q, old, new, size, backing, format);
+	if (!err)
+		err = qcow2_head_write(q, new, size, 0);
+	if (err)
+		td_fail(why, err, "%s: cannot name %s as its backing file: %s", path,
+			backing ? backing : "none", strerror(-err));
+	free(old);
+	free(new);
+	return err;
+}
