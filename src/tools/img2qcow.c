@@ -2,10 +2,6 @@
 /*
  * img2qcow: makes a qcow image of a raw image or device.
  */
-#include <errno.h>
-#include <string.h>
-
-#include "io/file.h"
 #include "tools/convert.h"
 
 struct options {
@@ -29,34 +25,39 @@ static const struct tool tool = {
 	.max_words = 2,
 };
 
-static int make_qcow(struct convert *convert, const char *path)
+static int run(struct tool_run *run, const struct options *options, char **words)
 {
-	struct td_files files = { 0 };
-	struct td_create make = { .path = path, .size = convert->size, .files = &files };
-	struct td_why why;
-	const struct td_driver *qcow = td_registry_find(convert->registry, "qcow", &why);
+	struct convert convert = { .run = run, .quiet = options->quiet, .from_path = words[1],
+				   .options.sparse = COPY_SPARSE };
+	struct make make = { .force = options->force };
+	struct name from;
+	int code = name_parse(run, "aio", NULL, words[1], NULL, &from);
 
-	if (!qcow || qcow->create(&make, &why)) {
-		tool_say(&tool, "%s", why.text);
-		return TOOL_FAILED;
-	}
-	return TOOL_OK;
+	if (!code)
+		convert.from = name_open(run, &from, true);
+	if (convert.from)
+		code = make_plan(run, "qcow", NULL, words[0], NULL, &make);
+	if (convert.from && !code)
+		code = make_may(run, &make, convert.from, true);
+	if (convert.from && !code)
+		code = convert_into(&convert, &make);
+	code = convert.from ? code : TOOL_FAILED;
+	td_disk_close(convert.from);
+	make_free(&make);
+	name_free(&from);
+	return code;
 }
 
 int main(int argc, char **argv)
 {
 	struct options options = { 0 };
-	struct convert convert = { .tool = &tool };
+	struct tool_run with;
 	int code;
 
 	tool_begin(&tool, &options, argv);
-	convert.quiet = options.quiet;
-	convert.force = options.force;
-	code = convert_open(&convert, "aio", argv[2]);
+	code = tool_start(&tool, &with);
 	if (!code)
-		code = convert_may_replace(&convert, argv[1]);
-	if (!code)
-		code = convert_to_file(&convert, "qcow", argv[1], make_qcow);
-	convert_close(&convert);
+		code = run(&with, &options, argv + 1);
+	tool_end(&with);
 	return code;
 }

@@ -3,13 +3,6 @@
  * qcow2raw: writes the disk that a qcow image holds, with what it takes from its
  * backing file, as a raw image.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include "base/guard.h"
 #include "tools/convert.h"
 
 struct options {
@@ -33,44 +26,49 @@ static const struct tool tool = {
 	.max_words = 2,
 };
 
-static int make_raw(struct convert *convert, const char *path)
+static int write_to(struct convert *convert, const struct options *options, const char *path)
 {
-	AUTO_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+	struct make make = { .force = options->force };
+	int code = make_plan(convert->run, "aio", NULL, path, NULL, &make);
 
-	if (fd < 0 || ftruncate(fd, convert->size) < 0) {
-		tool_say(&tool, "%s: %s", path, strerror(errno));
-		if (fd >= 0)
-			unlink(path);
-		return TOOL_FAILED;
+	if (!code && name_is_device(&make.name)) {
+		code = name_may_write(convert->run, &make.name, options->force, true);
+		if (!code)
+			code = convert_onto(convert, &make.name, false);
+	} else if (!code) {
+		code = make_may(convert->run, &make, convert->from, true);
+		if (!code)
+			code = convert_into(convert, &make);
 	}
-	return TOOL_OK;
+	make_free(&make);
+	return code;
 }
 
-static bool is_device(const char *path)
+static int run(struct tool_run *run, const struct options *options, char **words)
 {
-	struct stat st;
+	struct convert convert = { .run = run, .quiet = options->quiet, .from_path = words[1],
+				   .options.sparse = COPY_SPARSE };
+	struct name from;
+	int code = name_parse(run, "qcow", NULL, words[1], NULL, &from);
 
-	return stat(path, &st) == 0 && S_ISBLK(st.st_mode);
+	if (!code)
+		convert.from = name_open(run, &from, true);
+	code = convert.from ? write_to(&convert, options, words[0]) : TOOL_FAILED;
+	td_disk_close(convert.from);
+	name_free(&from);
+	return code;
 }
 
 int main(int argc, char **argv)
 {
 	struct options options = { 0 };
-	struct convert convert = { .tool = &tool };
-	const char *to;
+	struct tool_run with;
 	int code;
 
 	tool_begin(&tool, &options, argv);
-	to = argv[1];
-	convert.quiet = options.quiet;
-	convert.force = options.force;
-	code = convert_open(&convert, "qcow", argv[2]);
+	code = tool_start(&tool, &with);
 	if (!code)
-		code = convert_may_replace(&convert, to);
-	if (!code && is_device(to))
-		code = convert_copy(&convert, "aio", to, false);
-	else if (!code)
-		code = convert_to_file(&convert, "aio", to, make_raw);
-	convert_close(&convert);
+		code = run(&with, &options, argv + 1);
+	tool_end(&with);
 	return code;
 }

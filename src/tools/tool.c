@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <libgen.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +15,10 @@
 
 #include "base/guard.h"
 #include "config.h"
+#include "core/spec.h"
 #include "drivers/builtin.h"
 #include "io/file.h"
+#include "io/loop.h"
 
 int tool_begin(const struct tool *tool, void *options, char **argv)
 {
@@ -25,7 +28,7 @@ int tool_begin(const struct tool *tool, void *options, char **argv)
 
 	if (td_args_parse(tool->rows, options, argv, &count, &why)) {
 		tool_say(tool, "%s (see %s --help)", why.text, tool->name);
-		exit(TOOL_USAGE);
+		exit(tool->usage_code ? tool->usage_code : TOOL_USAGE);
 	}
 	if (common->help) {
 		printf("Usage: %s [OPTION]... %s\n%s\n\n", tool->name, tool->usage,
@@ -39,7 +42,7 @@ int tool_begin(const struct tool *tool, void *options, char **argv)
 	}
 	if (count < tool->min_words || count > tool->max_words) {
 		fprintf(stderr, "Usage: %s [OPTION]... %s\n", tool->name, tool->usage);
-		exit(TOOL_USAGE);
+		exit(tool->usage_code ? tool->usage_code : TOOL_USAGE);
 	}
 	return count;
 }
@@ -55,33 +58,57 @@ void tool_say(const struct tool *tool, const char *fmt, ...)
 	fputc('\n', stderr);
 }
 
-struct td_registry *tool_registry(void)
-{
-	struct td_registry *registry;
+/* ---- a run ----------------------------------------------------------------- */
 
-	if (td_registry_new(NULL, &registry) < 0)
-		return NULL;
-	if (!td_registry_add_all(registry, td_builtin_drivers, td_builtin_aliases))
-		return registry;
-	td_registry_free(registry);
-	return NULL;
+volatile int tool_stopped;
+
+static void on_signal(int number)
+{
+	tool_stopped = number;
 }
 
-char *tool_spec(const char *type, const char *path)
+static void catch_signals(void)
 {
-	char *spec = malloc(strlen(type) + 2 * strlen(path) + 2), *to;
+	struct sigaction action = { .sa_handler = on_signal };
 
-	if (!spec)
-		return NULL;
-	to = spec + sprintf(spec, "%s:", type);
-	for (; *path; path++) {
-		if (*path == ',' || *path == '\\')
-			*to++ = '\\';
-		*to++ = *path;
-	}
-	*to = 0;
-	return spec;
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+	sigaction(SIGHUP, &action, NULL);
+	signal(SIGPIPE, SIG_IGN);
 }
+
+int tool_start(const struct tool *tool, struct tool_run *run)
+{
+	int err;
+
+	*run = (struct tool_run){ .tool = tool };
+	catch_signals();
+	err = td_registry_new(NULL, &run->registry);
+	if (!err)
+		err = td_registry_add_all(run->registry, td_builtin_drivers, td_builtin_aliases);
+	if (!err)
+		err = td_loop_new(&run->loop);
+	if (err)
+		tool_say(tool, "cannot start: %s", strerror(-err));
+	return err ? TOOL_FAILED : TOOL_OK;
+}
+
+void tool_end(struct tool_run *run)
+{
+	if (run->loop)
+		td_loop_free(run->loop);
+	td_registry_free(run->registry);
+}
+
+int tool_size(const struct tool *tool, const char *text, uint64_t unit, uint64_t *out)
+{
+	if (!td_size_parse(text, unit, out))
+		return TOOL_OK;
+	tool_say(tool, "%s: no size (a number, or one with K, M, G or T)", text);
+	return tool->usage_code ? tool->usage_code : TOOL_USAGE;
+}
+
+/* ---- files ----------------------------------------------------------------- */
 
 char *tool_temp_name(const char *path)
 {

@@ -11,6 +11,8 @@
 #include "base/args.h"
 #include "core/registry.h"
 
+struct td_loop;
+
 enum { TOOL_OK = 0, TOOL_FAILED = 1, TOOL_USAGE = 2 };
 
 struct tool {
@@ -19,6 +21,7 @@ struct tool {
 	const char *about;  /* lines for --help */
 	const struct td_arg *rows;
 	int min_words, max_words;
+	int usage_code;     /* of a wrong command line; 0: TOOL_USAGE */
 };
 
 /* Sets *options, of which td_args_common is the first member; returns how many words
@@ -30,11 +33,20 @@ int tool_begin(const struct tool *tool, void *options, char **argv);
 void tool_say(const struct tool *tool, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 
-/* The built-in drivers; NULL: no memory. */
-struct td_registry *tool_registry(void);
+/* What a run works with. */
+struct tool_run {
+	const struct tool *tool;
+	struct td_registry *registry; /* the built-in drivers, and plug-ins */
+	struct td_loop *loop;
+};
+/* An exit code; it has been said. From here on signals that end a program are only
+ * noted: tool_stopped is their number. */
+int tool_start(const struct tool *tool, struct tool_run *run);
+void tool_end(struct tool_run *run); /* of a run that did not start, too */
+extern volatile int tool_stopped;
 
-/* "type:path" with the path's commas and backslashes escaped; free() it. */
-char *tool_spec(const char *type, const char *path);
+/* A count of bytes, of unit where the text has no suffix; said if it is none. */
+int tool_size(const struct tool *tool, const char *text, uint64_t unit, uint64_t *out);
 
 /* A name in the folder of path, for a file that is to become path; free() it. */
 char *tool_temp_name(const char *path);

@@ -192,7 +192,7 @@ devices() {
 	must "$QCOW_CREATE" -q 0 o.qcow "$dev"
 	must "$QCOW2RAW" -q flat o.qcow
 	cmp flat raw || fail "overlay over a device"
-	refuses "$dev: is no file" "$IMG2QCOW" -f "$dev" raw
+	refuses "$dev: is there already, and is no file" "$IMG2QCOW" -f "$dev" raw
 	refuses "$dev: is there already, and is no file" "$QCOW_CREATE" -F 5 "$dev"
 	[ -b "$dev" ] || fail "the device's name has been given to a file"
 	losetup -d "$dev"
