@@ -5,6 +5,7 @@
  */
 #include "base/args.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -73,6 +74,14 @@ static int letters_set(const struct td_arg *rows, void *into, const char *word, 
 	return err;
 }
 
+/* "-" alone is a word, and so is a number with a sign where no option is one. */
+static bool is_option(const struct td_arg *rows, const char *word)
+{
+	if (word[0] != '-' || !word[1])
+		return false;
+	return !isdigit((unsigned char)word[1]) || row_of_letter(rows, word[1]);
+}
+
 int td_args_parse(const struct td_arg *rows, void *into, char **argv, int *count,
 		  struct td_why *why)
 {
@@ -85,7 +94,7 @@ int td_args_parse(const struct td_arg *rows, void *into, char **argv, int *count
 		if (!strcmp(word, "--")) {
 			while (*next)
 				*kept++ = *next++;
-		} else if (word[0] != '-' || !word[1]) {
+		} else if (!is_option(rows, word)) {
 			*kept++ = word;
 		} else if (word[1] == '-') {
 			err = name_set(rows, into, word, &next, why);

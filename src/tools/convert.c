@@ -37,6 +37,7 @@ static int copy_with_progress(struct convert *convert, struct td_disk *to, const
 	else
 		strcpy(text, err == -EINTR ? "interrupted" : "failed");
 	progress_end(&progress, text);
+	convert->data = result.data;
 	if (err == -EINTR)
 		return 128 + tool_stopped;
 	if (err)

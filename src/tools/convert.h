@@ -15,6 +15,7 @@ struct convert {
 	const char *from_path;
 	bool quiet;
 	struct copy_options options; /* fresh, progress and stop are set here */
+	uint64_t data;               /* the answer: bytes written as data */
 };
 
 /* The new image has the size that make says, or that of what is copied. */

@@ -84,7 +84,7 @@ static void say_no_format(struct tool_run *run, const char *option, const char *
 /* ---- names ----------------------------------------------------------------------- */
 
 /* Whether it begins with "type:", as a path does not that has a slash or a dot there. */
-static bool is_spec(const char *word)
+bool name_is_spec(const char *word)
 {
 	size_t len = strspn(word, "abcdefghijklmnopqrstuvwxyz0123456789_-");
 
@@ -98,7 +98,7 @@ int name_parse(struct tool_run *run, const char *format, const char *option, con
 	struct td_why why = { "" };
 
 	*out = (struct name){ 0 };
-	if (!format && !is_spec(word)) {
+	if (!format && !name_is_spec(word)) {
 		say_no_format(run, option, word);
 		return TOOL_FAILED;
 	}

@@ -24,6 +24,8 @@ struct name {
  * code; *out is to be freed in any case. */
 int name_parse(struct tool_run *run, const char *format, const char *option, const char *word,
 	       const char *more, struct name *out);
+/* Whether it begins with "type:". */
+bool name_is_spec(const char *word);
 void name_free(struct name *name);
 const char *name_path(const struct name *name);
 

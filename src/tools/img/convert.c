@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * convert: the content of an image, with all that lies below it, as another image:
+ * a new one, or one that is there (-n, and devices).
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/num.h"
+#include "tools/img/img.h"
+
+struct options {
+	struct img_options img;
+	const char *to, *more, *sparse, *jobs;
+	bool compress, existing, zero, force, anyhow;
+};
+
+static const struct td_arg rows[] = {
+	{ "format", 'f', "FORMAT", offsetof(struct options, img.format), "of SOURCE" },
+	{ "target-format", 'O', "FORMAT", offsetof(struct options, to), "of TARGET" },
+	{ "options", 'o', "KEY=VALUE,...", offsetof(struct options, more),
+	  "how TARGET is made: see tap-img create" },
+	{ "compress", 'c', NULL, offsetof(struct options, compress),
+	  "store clusters compressed" },
+	{ "sparse", 'S', "SIZE", offsetof(struct options, sparse),
+	  "zeroes in a row that become a hole; 0: none do; default 4K" },
+	{ "existing", 'n', NULL, offsetof(struct options, existing),
+	  "TARGET is there: write onto it" },
+	{ "target-is-zero", 0, NULL, offsetof(struct options, zero),
+	  "with -n: TARGET reads as zeroes" },
+	{ "parallel", 'm', "N", offsetof(struct options, jobs),
+	  "chunks of 1 MiB under way at a time, 1 to 256; default 16" },
+	{ "out-of-order", 'W', NULL, offsetof(struct options, anyhow),
+	  "taken, and always so" },
+	{ "force", 0, NULL, offsetof(struct options, force),
+	  "replace TARGET if it is there" },
+	IMG_PROGRESS(struct options),
+	IMG_QUIET(struct options),
+	IMG_COMMON(struct options),
+};
+
+static int numbers(struct tool_run *run, const struct options *options, struct copy_options *copy)
+{
+	uint64_t n = 0;
+	int code = TOOL_OK;
+
+	copy->sparse = COPY_SPARSE;
+	copy->compress = options->compress;
+	if (options->sparse)
+		code = tool_size(run->tool, options->sparse, 1, &copy->sparse);
+	if (!code && copy->sparse % 512) {
+		tool_say(run->tool, "--sparse: a multiple of 512");
+		code = TOOL_FAILED;
+	}
+	if (!code && options->jobs)
+		code = tool_size(run->tool, options->jobs, 1, &n);
+	if (!code && options->jobs && (n < 1 || n > COPY_JOBS_MAX)) {
+		tool_say(run->tool, "--parallel: 1 to %d", COPY_JOBS_MAX);
+		code = TOOL_FAILED;
+	}
+	copy->jobs = n;
+	return code;
+}
+
+static int onto(struct convert *convert, const struct options *options, const char *word)
+{
+	struct name to;
+	int code = name_parse(convert->run, options->to, "-O", word, NULL, &to);
+
+	if (!code && options->more) {
+		tool_say(convert->run->tool, "-o says how an image is made, and none is with -n");
+		code = TOOL_FAILED;
+	}
+	if (!code)
+		code = convert_onto(convert, &to, options->zero);
+	name_free(&to);
+	return code;
+}
+
+static int into(struct convert *convert, const struct options *options, const char *word)
+{
+	struct make make = { .force = options->force };
+	int code = make_plan(convert->run, options->to, "-O", word, options->more, &make);
+
+	if (!code && name_is_device(&make.name)) {
+		code = name_may_write(convert->run, &make.name, options->force, false);
+		if (!code)
+			code = onto(convert, options, word);
+	} else if (!code && make.create.backing) {
+		tool_say(convert->run->tool, "a copy lies over no other image");
+		code = TOOL_FAILED;
+	} else if (!code) {
+		code = make_may(convert->run, &make, convert->from, false);
+		if (!code)
+			code = convert_into(convert, &make);
+	}
+	make_free(&make);
+	return code;
+}
+
+static int tell(struct tool_run *run, const struct options *options, const struct convert *convert)
+{
+	if (!options->img.json)
+		return TOOL_OK;
+	return img_print_json(run, json_pack("{s:o, s:o}",
+		"virtual-size", img_number(td_disk_size(convert->from)),
+		"data-written", img_number(convert->data)));
+}
+
+static int convert_run(struct tool_run *run, void *arg, char **words, int count)
+{
+	const struct options *options = arg;
+	struct convert convert = { .run = run,
+				   .quiet = options->img.quiet || !options->img.progress };
+	struct img_disk from = { 0 };
+	int code = numbers(run, options, &convert.options);
+
+	if (!code)
+		code = img_open(run, options->img.format, "-f", words[0], true, &from);
+	convert.from = from.disk;
+	convert.from_path = name_path(&from.name);
+	if (!code)
+		code = options->existing ? onto(&convert, options, words[1]) :
+					   into(&convert, options, words[1]);
+	if (!code)
+		code = tell(run, options, &convert);
+	img_close(run, &from);
+	return code;
+}
+
+const struct img_command img_convert = {
+	.name = "convert",
+	.tool = {
+		.name = "tap-img convert",
+		.usage = "SOURCE TARGET",
+		.about = "copies an image's content into another image\n"
+			 "Holes and zeroes take no space in TARGET. It gets its name when it is whole.",
+		.rows = rows,
+		.min_words = 2,
+		.max_words = 2,
+		.usage_code = 1,
+	},
+	.options_size = sizeof(struct options),
+	.run = convert_run,
+};

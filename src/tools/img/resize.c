@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * resize: makes an image's disk larger or, if that is said, smaller.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tools/img/img.h"
+#include "tools/progress.h"
+
+struct options {
+	struct img_options img;
+	bool shrink;
+};
+
+static const struct td_arg rows[] = {
+	IMG_FORMAT(struct options),
+	{ "shrink", 0, NULL, offsetof(struct options, shrink),
+	  "allow a smaller size: what lies past it is lost" },
+	IMG_QUIET(struct options),
+	IMG_COMMON(struct options),
+};
+
+static int size_from(struct tool_run *run, const char *word, uint64_t now, uint64_t *out)
+{
+	char sign = *word == '+' || *word == '-' ? *word : 0;
+	uint64_t size;
+	int code = tool_size(run->tool, word + !!sign, 1, &size);
+
+	if (code)
+		return code;
+	if ((sign == '-' && size >= now) || (sign == '+' && size > INT64_MAX - now) ||
+	    (!sign && !size)) {
+		tool_say(run->tool, "%s: leads to no size", word);
+		return TOOL_FAILED;
+	}
+	*out = sign == '+' ? now + size : sign == '-' ? now - size : size;
+	if (!(*out % 512))
+		return TOOL_OK;
+	tool_say(run->tool, "%s: a disk's size is a multiple of 512", word);
+	return TOOL_FAILED;
+}
+
+static int resize(struct tool_run *run, const struct options *options, struct img_disk *disk,
+		  const char *word)
+{
+	struct td_image *top = td_disk_top(disk->disk);
+	struct td_why why = { "" };
+	uint64_t size, was = top->size;
+	char text[16];
+	int code = size_from(run, word, was, &size), err;
+
+	if (code)
+		return code;
+	if (size < was && !options->shrink) {
+		tool_say(run->tool, "%s: has %llu bytes; --shrink if it is to become smaller",
+			 name_path(&disk->name), (unsigned long long)was);
+		return TOOL_FAILED;
+	}
+	err = size == was ? 0 : img_driver(disk)->resize(top, size, &why);
+	if (err) {
+		tool_say(run->tool, "%s", why.text[0] ? why.text : strerror(-err));
+		return TOOL_FAILED;
+	}
+	if (options->img.json)
+		return img_print_json(run, json_pack("{s:o, s:o}", "was", img_number(was),
+						     "virtual-size", img_number(size)));
+	if (!options->img.quiet)
+		printf("%s: %s\n", name_path(&disk->name), size_text(size, text));
+	return TOOL_OK;
+}
+
+static int resize_run(struct tool_run *run, void *arg, char **words, int count)
+{
+	const struct options *options = arg;
+	struct img_disk disk = { 0 };
+	int code = name_parse(run, options->img.format, "-f", words[0], NULL, &disk.name), end;
+
+	if (!code && !img_driver(&disk)->resize)
+		code = img_cannot(run, &disk, TOOL_FAILED, "images keep the size they have");
+	if (!code) {
+		disk.disk = name_open(run, &disk.name, false);
+		code = disk.disk ? resize(run, options, &disk, words[1]) : TOOL_FAILED;
+	}
+	end = img_close(run, &disk);
+	return code ? code : end;
+}
+
+const struct img_command img_resize = {
+	.name = "resize",
+	.tool = {
+		.name = "tap-img resize",
+		.usage = "IMAGE [+|-]SIZE",
+		.about = "makes an image larger or smaller\n"
+			 "With a sign, by SIZE.",
+		.rows = rows,
+		.min_words = 2,
+		.max_words = 2,
+		.usage_code = 1,
+	},
+	.options_size = sizeof(struct options),
+	.run = resize_run,
+};
