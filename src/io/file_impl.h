@@ -22,6 +22,10 @@ struct td_file {
 	uint32_t mem_align;   /* of memory, for a transfer without a copy */
 	uint32_t align;       /* of offsets and lengths */
 	_Atomic uint64_t size;
+	/* What SEEK_HOLE last found to be data, since to find the end of it may take
+	 * long; and how often space was given back, which makes that untrue. */
+	_Atomic uint64_t data_from, data_end;
+	_Atomic unsigned punched;
 	dev_t dev;            /* whose (dev, ino), or rdev for a device */
 	ino_t ino;
 	struct td_file_hook *hook;

@@ -246,6 +246,12 @@ int td_file_sync(struct td_file *file)
 	return err;
 }
 
+static void file_punched(struct td_file *file)
+{
+	file->punched++;
+	file->data_end = 0;
+}
+
 int td_file_truncate(struct td_file *file, uint64_t size)
 {
 	uint64_t id;
@@ -254,6 +260,7 @@ int td_file_truncate(struct td_file *file, uint64_t size)
 	if (err)
 		return err;
 	err = ftruncate(file->fd, size) < 0 ? -errno : 0;
+	file_punched(file);
 	if (!err)
 		file->size = size;
 	file_hook_end(file, id, err);
@@ -304,6 +311,7 @@ int file_discard(struct td_file *file, uint64_t at, uint64_t len)
 	else
 		err = fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 				from, end - from);
+	file_punched(file);
 	if (err < 0 && errno != EOPNOTSUPP && errno != ENOTTY && errno != EINVAL)
 		return -errno;
 	return 0;
@@ -341,7 +349,7 @@ static int write_zeroes(struct td_file *file, uint64_t at, uint64_t len)
 	return 0;
 }
 
-int file_zero(struct td_file *file, uint64_t at, uint64_t len, bool may_unmap)
+static int zero_range(struct td_file *file, uint64_t at, uint64_t len, bool may_unmap)
 {
 	int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 	int zero = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
@@ -358,11 +366,39 @@ int file_zero(struct td_file *file, uint64_t at, uint64_t len, bool may_unmap)
 	return write_zeroes(file, at, len);
 }
 
+int file_zero(struct td_file *file, uint64_t at, uint64_t len, bool may_unmap)
+{
+	int err = zero_range(file, at, len, may_unmap);
+
+	file_punched(file);
+	return err;
+}
+
+/* Where the data that at lies in end, 0 if that cannot be told. Kept only if no hole
+ * was made meanwhile. */
+static uint64_t find_data_end(struct td_file *file, uint64_t at)
+{
+	unsigned punched = file->punched;
+	off_t hole;
+
+	if (at >= file->data_from && at < file->data_end)
+		return file->data_end;
+	hole = lseek(file->fd, at, SEEK_HOLE);
+	if (hole <= (off_t)at)
+		return 0;
+	file->data_from = at;
+	file->data_end = hole;
+	if (punched != file->punched)
+		file->data_end = 0;
+	return hole;
+}
+
 /* SEEK_DATA and SEEK_HOLE tell what is at this moment: who writes meanwhile asked
  * for either answer. */
 int file_extent(struct td_file *file, uint64_t at, uint64_t len, struct td_extent *out)
 {
-	off_t data, hole;
+	uint64_t end;
+	off_t data;
 
 	*out = (struct td_extent){ .len = len };
 	if (file->device)
@@ -376,9 +412,9 @@ int file_extent(struct td_file *file, uint64_t at, uint64_t len, struct td_exten
 		out->flags = TD_EXTENT_HOLE | TD_EXTENT_ZERO;
 		out->len = data - at;
 	} else {
-		hole = lseek(file->fd, at, SEEK_HOLE);
-		if (hole > data && (uint64_t)hole < at + len)
-			out->len = hole - at;
+		end = find_data_end(file, at);
+		if (end && end < at + len)
+			out->len = end - at;
 	}
 	return 0;
 }
