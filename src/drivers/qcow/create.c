@@ -46,10 +46,6 @@ static int plan(const struct td_create *make, struct qcow_layout *out, struct td
 	if (make->backing && (!name || name > QCOW_NAME_MAX))
 		return td_fail(why, -ENAMETOOLONG, "%s: the backing file's name has %zu bytes (1 to "
 			       "%d are allowed)", make->path, name, QCOW_NAME_MAX);
-	if (make->backing && make->backing_format && strcmp(make->backing_format, "raw") &&
-	    strcmp(make->backing_format, "aio"))
-		return td_fail(why, -EINVAL, "%s: the backing file of a qcow image is a raw one, "
-			       "not %s", make->path, make->backing_format);
 	*out = (struct qcow_layout){ .size = size, .cluster_bits = log2_of(cluster) };
 	for (out->l2_bits = 9; out->l2_bits < 13; out->l2_bits++)
 		if ((size - 1) / qcow_span(out) < L1_WANTED)
