@@ -136,6 +136,23 @@ static void visit_prefix(struct choice *choice, bool kills, bool kill)
 		visit(choice);
 }
 
+/* Of a wrong order something that was issued later tells: it happened, and one
+ * before it did not, or none. */
+static void visit_overtaking(struct choice *choice)
+{
+	struct cut *cut = &choice->cut;
+	unsigned last = cut->frees - 1;
+
+	if (cut->kill || cut->frees < 2 || choice->log->deed[cut->free[last]].issued != cut->at)
+		return;
+	cut_set_all(cut, DONE);
+	cut->fate[rnd_below(choice->rnd, last)] = LOST;
+	visit(choice);
+	cut_set_all(cut, LOST);
+	cut->fate[last] = DONE;
+	visit(choice);
+}
+
 void cuts_visit(const struct log *log, bool kills, unsigned budget, struct rnd *rnd,
 		cut_visit *seen, void *arg)
 {
@@ -151,6 +168,7 @@ void cuts_visit(const struct log *log, bool kills, unsigned budget, struct rnd *
 			if (!cut_begin(log, at, kill, &choice.cut))
 				continue;
 			visit_prefix(&choice, kills, kill);
+			visit_overtaking(&choice);
 			if (rnd_below(rnd, instants) < chance)
 				visit_many(&choice);
 		}

@@ -57,7 +57,7 @@ struct work {
 	unsigned steps;       /* requests */
 	unsigned flying;      /* at a time, at most */
 	unsigned flush_every; /* requests, at most */
-	unsigned percent_discard, percent_zero;
+	unsigned percent_discard, percent_zero, percent_flush;
 	uint32_t tag;         /* of the next write */
 };
 

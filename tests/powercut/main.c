@@ -288,7 +288,7 @@ static const char usage[] =
 "what is left; or breaks a rule and ends well if that is noticed.\n"
 "  -n, --states N      judges N states; otherwise as many as CI does\n"
 "  -T, --seconds S     or for so long\n"
-"  -r, --per-run N     states of one run, about: 400\n"
+"  -r, --per-run N     states of one run, besides prefixes, about: 200\n"
 "  -w, --steps N       requests of a run, at most: 60\n"
 "  -a, --align BYTES   pretend that files demand this alignment\n"
 "  -e, --engine NAME   io_uring or libaio, for the runs\n"
@@ -383,7 +383,7 @@ static void suite_make(struct explorer *ex)
 int main(int argc, char **argv)
 {
 	static struct explorer ex = {
-		.suite = { .exact = true }, .per_run = 400, .steps = 60,
+		.suite = { .exact = true }, .per_run = 200, .steps = 60,
 	};
 	uint64_t seed = td_now_us() % 1000000000;
 
@@ -392,7 +392,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	if (!ex.states)
-		ex.states = broken_rule ? 8000 : ex.format->states * 1000;
+		ex.states = broken_rule ? 20000 : ex.format->states * 1000;
 	/* megabytes come and go with each state: they need not be new each time */
 	mallopt(M_MMAP_THRESHOLD, 64 * MiB);
 	mallopt(M_TRIM_THRESHOLD, 256 * MiB);

@@ -26,9 +26,10 @@ void work_draw(struct work *work, unsigned max_steps, struct rnd *rnd)
 {
 	work->steps = 8 + rnd_below(rnd, max_steps - 7);
 	work->flying = 1 + rnd_below(rnd, FLYING_MAX);
-	work->flush_every = 3 + rnd_below(rnd, 8);
+	work->flush_every = 1 + rnd_below(rnd, 10);
 	work->percent_discard = rnd_below(rnd, 25);
 	work->percent_zero = rnd_below(rnd, 20);
+	work->percent_flush = rnd_below(rnd, 30);
 }
 
 static enum td_op op_pick(const struct work *work, const struct rig *rig, struct rnd *rnd)
@@ -39,7 +40,7 @@ static enum td_op op_pick(const struct work *work, const struct rig *rig, struct
 		return rig->can & TD_CAN_DISCARD ? TD_DISCARD : TD_WRITE;
 	if (n < work->percent_discard + work->percent_zero)
 		return TD_WRITE_ZEROES;
-	return n < 92 ? TD_WRITE : TD_FLUSH;
+	return n < 100 - work->percent_flush ? TD_WRITE : TD_FLUSH;
 }
 
 static void span_pick(const struct rig *rig, struct rnd *rnd, struct io *io)
