@@ -13,17 +13,17 @@
 #include "explore.h"
 
 const struct format formats[] = {
-	{ .name = "aio", .type = "aio", .template = "aio:%f", .kills = true, .states = 3 },
-	{ .name = "qcow", .type = "qcow", .kills = true, .qemu = "qcow", .states = 4 },
+	{ .name = "aio", .type = "aio", .template = "aio:%f", .kills = true, .states = 2 },
+	{ .name = "qcow", .type = "qcow", .kills = true, .qemu = "qcow", .states = 2 },
 	{ .name = "qcow-overlay", .type = "qcow", .overlay = true, .kills = true,
-	  .qemu = "qcow", .states = 5 },
+	  .qemu = "qcow", .states = 2 },
 	{ .name = "qcow-compressed", .type = "qcow", .packed = true, .kills = true,
-	  .qemu = "qcow", .states = 3 },
+	  .qemu = "qcow", .states = 1 },
 	/* tables of a cluster's size: many of them, and L1 entries that change */
 	{ .name = "qcow-many-tables", .type = "qcow", .cluster = 512, .kills = true,
-	  .qemu = "qcow", .states = 3 },
+	  .qemu = "qcow", .states = 1 },
 	{ .name = "qcow-overlay-many-tables", .type = "qcow", .cluster = 512,
-	  .overlay = true, .kills = true, .qemu = "qcow", .states = 3 },
+	  .overlay = true, .kills = true, .qemu = "qcow", .states = 1 },
 	{ .name = "qcow2", .type = "qcow2", .kills = true, .qemu = "qcow2", .qemu_checks = true,
 	  .states = 2 },
 	{ .name = "qcow2-overlay", .type = "qcow2", .overlay = true, .kills = true,

@@ -22,7 +22,7 @@
 #include "drivers/builtin.h"
 #include "explore.h"
 
-#define OUTSIDE_EVERY 150 /* states, and qemu-img is asked too */
+#define OUTSIDE_EVERY 250 /* states, and qemu-img is asked too */
 #define SEEN_ROOM (1u << 22)
 
 struct explorer {
