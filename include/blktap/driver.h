@@ -356,7 +356,7 @@ struct td_image {
  * Opens "type:target[,key=value...]" read-only as the image below img. Refuses
  * chains deeper than 32 and images that are in the chain already. Relative
  * paths are taken from the folder of from_file (may be NULL); SCHEME://... is no
- * path, and taken as it is.
+ * path, and taken as it is; "raw" at an nbd URI is opened by the nbd driver.
  */
 int td_image_open_below(struct td_image *img, const char *type,
 			const char *target, const char *from_file,

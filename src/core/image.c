@@ -202,6 +202,14 @@ static bool is_uri(const char *target)
 	return scheme && !strncmp(target + scheme, "://", 3);
 }
 
+/* A raw image at a URI is served by somebody, who is asked by another driver. */
+static const char *driver_of(const char *type, const char *target)
+{
+	bool raw = !strcmp(type, "raw") || !strcmp(type, "aio");
+
+	return raw && is_uri(target) && !strncmp(target, "nbd", 3) ? "nbd" : type;
+}
+
 static char *path_beside(const char *from_file, const char *target)
 {
 	const char *slash = from_file ? strrchr(from_file, '/') : NULL;
@@ -224,5 +232,6 @@ int td_image_open_below(struct td_image *img, const char *type, const char *targ
 		return td_fail(why, -ENOMEM, "%s: no memory", target);
 	if (img->below)
 		return td_fail(why, -EINVAL, "%s: an image lies over one other", target);
-	return image_open(core->disk, core, type, path, NULL, true, false, &below, why);
+	return image_open(core->disk, core, driver_of(type, target), path, NULL, true, false,
+			  &below, why);
 }

@@ -28,7 +28,9 @@
 #define DIAL_MS 5000        /* for all connections together */
 #define DRAIN_MS 200
 #define BACKOFF_MIN_MS 100
-#define BACKOFF_MAX_MS 5000
+#define BACKOFF_MAX_MS 2000
+#define FLUSH_AGAIN_MS 1000 /* after one of our own that failed */
+#define CUTS_MAX 5          /* of a request, until it fails */
 #define PATIENCE 4          /* timeouts, for one while others are answered */
 #define TICK_MS 1000        /* while all is well */
 #define TICK_LOST_MS 50
@@ -57,12 +59,14 @@ static void link_lost(struct nbd *nbd, const char *why)
 	uint64_t now = nbd_now_ms();
 
 	td_say(nbd->img, LOG_WARNING, "connection lost: %s", why);
-	if (nbd->state == LINK_UP)
+	if (nbd->proven)
 		nbd->lost_ms = now;
+	nbd->proven = false;
 	nbd->state = LINK_LOST;
 	nbd->backoff_ms = max_u64(nbd->backoff_ms, BACKOFF_MIN_MS);
 	nbd->dial_ms = now + max_u64(nbd->backoff_ms, DRAIN_MS);
 	nbd->said[0] = '\0';
+	td_alarm_set(nbd->tick, TICK_LOST_MS);
 }
 
 static void conns_stop(struct nbd *nbd, struct list *unanswered)
@@ -326,8 +330,6 @@ static void replay(struct nbd *nbd)
 	if (nbd->replaying)
 		return;
 	nbd->state = LINK_UP;
-	nbd->gone = false;
-	nbd->backoff_ms = 0;
 	td_say(nbd->img, LOG_NOTICE, "connected again after %.1f s",
 	       (nbd_now_ms() - nbd->lost_ms) / 1000.0);
 }
@@ -343,6 +345,7 @@ static void own_flush_done(struct cmd *cmd, int err)
 		kept_flushed(&nbd->kept, cmd->mark);
 	} else if (nbd->state == LINK_UP) {
 		td_say(nbd->img, LOG_ERR, "flush: %s", strerror(-err));
+		nbd->flush_ms = nbd_now_ms() + FLUSH_AGAIN_MS;
 		fail_waiting(nbd, err); /* some wait for the room that it did not make */
 	}
 }
@@ -352,7 +355,8 @@ static void flush_kept(struct nbd *nbd)
 	struct cmd *cmd = &nbd->own_flush;
 	struct conn *conn = least_busy(nbd);
 
-	if (cmd->len || !conn || nbd->kept.head == nbd->kept.tail)
+	if (cmd->len || !conn || nbd->kept.head == nbd->kept.tail ||
+	    nbd_now_ms() < nbd->flush_ms)
 		return;
 	*cmd = (struct cmd){
 		.nbd = nbd, .done = own_flush_done, .op = TD_FLUSH,
@@ -384,6 +388,25 @@ static void send_waiting(struct nbd *nbd)
 		flush_kept(nbd);
 }
 
+/* A server is back when it has answered: one that only hangs up stays lost. */
+static void link_proven(struct nbd *nbd)
+{
+	nbd->proven = true;
+	nbd->gone = false;
+	nbd->backoff_ms = 0;
+}
+
+/* Cut off, to be sent again? Not if it is what breaks the connection each time. */
+static bool is_cut(struct cmd *cmd)
+{
+	if (cmd->err != -ENOTCONN && cmd->err != -ESHUTDOWN)
+		return false;
+	if (!cmd->req || ++cmd->cuts < CUTS_MAX)
+		return true;
+	cmd->err = -EIO;
+	return false;
+}
+
 /* Answered ones are done; those of guests that were cut off come first again. */
 static void end_ended(struct nbd *nbd)
 {
@@ -392,11 +415,12 @@ static void end_ended(struct nbd *nbd)
 	list_init(&again);
 	while ((link = list_pop(&nbd->ended))) {
 		struct cmd *cmd = list_item(link, struct cmd, link);
-		bool cut = cmd->err == -ENOTCONN || cmd->err == -ESHUTDOWN;
 
 		if (cmd->err == -ESHUTDOWN && nbd->state == LINK_UP)
 			link_lost(nbd, "the server ends");
-		if (cut && cmd->req)
+		else if (nbd->state == LINK_UP && cmd->err != -ENOTCONN)
+			link_proven(nbd);
+		if (is_cut(cmd) && cmd->req)
 			list_add(&again, &cmd->link);
 		else
 			cmd->done(cmd, cmd->err);
@@ -407,10 +431,14 @@ static void end_ended(struct nbd *nbd)
 
 static void tick_set(struct nbd *nbd)
 {
+	bool idle = !in_flight(nbd) && list_empty(&nbd->waiting) && !nbd->kept.used &&
+		    !nbd->bounces_used;
+
+	if (td_alarm_is_set(nbd->tick))
+		return;
 	if (nbd->state != LINK_UP)
 		td_alarm_set(nbd->tick, TICK_LOST_MS);
-	else if (!td_alarm_is_set(nbd->tick) &&
-		 (in_flight(nbd) || nbd->kept.used || nbd->bounces_used))
+	else if (!idle)
 		td_alarm_set(nbd->tick, TICK_MS);
 }
 
@@ -492,6 +520,7 @@ int link_open(struct nbd *nbd, struct td_why *why)
 		return td_fail(why, err, "nbd:%s: %s", nbd->img->target, nbd->dial.why.text);
 	}
 	nbd->facts = nbd->dial.facts;
+	nbd->proven = true;
 	err = adopt(nbd);
 	if (err)
 		link_close(nbd);

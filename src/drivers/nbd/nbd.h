@@ -43,6 +43,7 @@ struct cmd {
 	bool reserved;            /* there is room to keep it */
 	uint64_t mark;            /* FLUSH: what is kept before that is durable then */
 	uint64_t sent_ms;
+	unsigned cuts;            /* connections that broke with it */
 	int err;
 };
 
@@ -162,9 +163,11 @@ struct nbd {
 	struct td_defer turn;
 	struct td_alarm *tick;
 	struct cmd own_flush;     /* makes room in kept */
+	uint64_t flush_ms;        /* not before */
 	struct dial dial;
 	uint64_t lost_ms, dial_ms;
 	unsigned backoff_ms;
+	bool proven;              /* it has answered since we connected */
 	bool gone;                /* for so long that requests fail */
 	char said[sizeof(((struct td_why *)0)->text)];
 	uint64_t replay_at;
