@@ -177,14 +177,15 @@ struct td_map;
 
 struct td_map_config {
 	struct td_file *file;    /* of the data */
-	struct td_cache *cache;
-	struct td_space *space;  /* NULL: read-only */
+	struct td_cache *cache;  /* NULL: every write is one in place */
+	struct td_space *space;  /* NULL: read-only, or no cache */
 	const struct td_map_ops *ops;
 	uint32_t unit, grain;
 	bool grains_apart;       /* place() maps the unit too, with no grain of it valid: so
 	                            several grains may be written for the first time at
 	                            once, and the place of a unit is never dropped */
 	bool zeroes;             /* clear() can make zeroes over an image below */
+	uint64_t start, end;     /* bytes of the disk that it maps; 0, 0: all */
 };
 
 #define TD_MAP_REQ_SIZE 256 /* a driver's req_size */
@@ -196,6 +197,9 @@ int td_map_new(struct td_image *img, const struct td_map_config *config, struct 
 	       struct td_why *why);
 /* Blocks; before td_cache_free(). */
 void td_map_free(struct td_map *map);
+/* An image of several files has a map of each, in a row: next begins where map ends,
+ * at a multiple of its unit, if it has tables. Requests are given to the first. */
+void td_map_append(struct td_map *map, struct td_map *next);
 /* The driver's submit: every operation. */
 void td_map_submit(struct td_map *map, struct td_req *req);
 /*

@@ -203,7 +203,7 @@ int drops_open(struct td_map *map)
 	drops->durable.go = became_durable;
 	drops->page.go = release;
 	drops->defer.run = drops_run;
-	if (map->img->read_only)
+	if (!map->config.space)
 		return 0;
 	drops->next = calloc(MAP_DROPS, sizeof(*drops->next));
 	drops->now = calloc(MAP_DROPS, sizeof(*drops->now));

@@ -74,9 +74,33 @@ void piece_io_ended(struct td_req *kid)
 	td_end(kid, 0);
 }
 
-static void flush_ended(struct td_park *park, int err)
+/* ---- flush: the maps of a row in turn --------------------------------------------- */
+
+static void flush_go(struct td_park *park, int err);
+
+static void file_flushed(struct td_req *req)
 {
-	td_end(container_of(park, struct piece, park)->req, err);
+	struct piece *piece = td_scratch(req->image, req);
+
+	flush_go(&piece->park, req->err);
+}
+
+static void flush_go(struct td_park *park, int err)
+{
+	struct piece *piece = container_of(park, struct piece, park);
+	struct td_map *map = piece->map;
+
+	if (err || !map) {
+		td_end(piece->req, err);
+		return;
+	}
+	piece->map = map->next;
+	if (map->config.cache)
+		td_cache_flush(map->config.cache, park);
+	else if (map->config.file)
+		td_io_step(piece->req, map->config.file, 0, file_flushed);
+	else
+		flush_go(park, 0);
 }
 
 void td_map_submit(struct td_map *map, struct td_req *req)
@@ -94,7 +118,7 @@ void td_map_submit(struct td_map *map, struct td_req *req)
 		map_write(map, req);
 		break;
 	case TD_FLUSH:
-		td_cache_flush(map->config.cache, &piece_begin(map, req, flush_ended)->park);
+		flush_go(&piece_begin(map, req, flush_go)->park, 0);
 		break;
 	}
 }
@@ -105,17 +129,24 @@ int td_map_new(struct td_image *img, const struct td_map_config *config, struct 
 	struct td_map *map = calloc(1, sizeof(*map));
 
 	if (!map)
-		return td_fail(why, -ENOMEM, "%s: no memory", td_file_path(config->file));
+		return td_fail(why, -ENOMEM, "%s: no memory", img->target);
 	map->img = img;
 	map->config = *config;
+	if (!map->config.end)
+		map->config.end = UINT64_MAX;
 	list_init(&map->grows);
 	list_init(&map->buffer_free);
 	if (buffers_open(map) || drops_open(map)) {
 		td_map_free(map);
-		return td_fail(why, -ENOMEM, "%s: no memory", td_file_path(config->file));
+		return td_fail(why, -ENOMEM, "%s: no memory", img->target);
 	}
 	*out = map;
 	return 0;
+}
+
+void td_map_append(struct td_map *map, struct td_map *next)
+{
+	map->next = next;
 }
 
 void td_map_free(struct td_map *map)

@@ -77,6 +77,7 @@ struct map_drops {
 struct td_map {
 	struct td_image *img;
 	struct td_map_config config;
+	struct td_map *next;     /* of what follows on the disk; NULL: nothing */
 	struct list grows;
 	struct map_buffer buffer[MAP_BUFFERS];
 	unsigned buffers;
@@ -107,6 +108,14 @@ void epoch_enter(struct piece *piece);
 void epoch_leave(struct piece *piece);
 /* The step of a child whose I/O saw the map: that is over. */
 void piece_io_ended(struct td_req *kid);
+
+/* The map of that offset of the disk, in the row that begins with map. */
+static inline struct td_map *map_at(struct td_map *map, uint64_t offset)
+{
+	while (offset >= map->config.end)
+		map = map->next;
+	return map;
+}
 
 void map_read(struct td_map *map, struct td_req *req);
 void map_extents(struct td_map *map, struct td_req *req);

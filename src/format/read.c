@@ -89,14 +89,15 @@ static void read_whole(struct piece *piece, const struct td_spot *spot)
 static void read_go(struct td_park *park, int err)
 {
 	struct piece *piece = container_of(park, struct piece, park);
-	struct td_map *map = piece->map;
 	struct td_req *req = piece->req;
 	struct td_spot spot;
 
 	while (!err && piece->pos < req->len) {
-		uint64_t left = req->len - piece->pos, n;
+		uint64_t offset = req->offset + piece->pos, left = req->len - piece->pos, n;
+		struct td_map *map = piece->map = map_at(piece->map, offset);
 
-		err = map->config.ops->find(map->img, park, req->offset + piece->pos, left, &spot);
+		left = min_u64(left, map->config.end - offset);
+		err = map->config.ops->find(map->img, park, offset, left, &spot);
 		if (err)
 			break;
 		n = min_u64(spot.len, left);
@@ -155,9 +156,10 @@ static void ask_extent(struct piece *parent, const struct td_spot *spot)
 static void extents_go(struct td_park *park, int err)
 {
 	struct piece *piece = container_of(park, struct piece, park);
-	struct td_map *map = piece->map;
 	struct td_req *req = piece->req;
-	uint64_t len = min_u64(max_u64(req->len, EXTENT_LOOK), map->img->size - req->offset);
+	struct td_map *map = piece->map = map_at(piece->map, req->offset);
+	uint64_t end = min_u64(map->config.end, map->img->size);
+	uint64_t len = min_u64(max_u64(req->len, EXTENT_LOOK), end - req->offset);
 	struct td_spot spot = { 0 };
 
 	if (!err)
@@ -168,7 +170,7 @@ static void extents_go(struct td_park *park, int err)
 		td_end(req, err);
 		return;
 	}
-	spot.len = min_u64(spot.len, map->img->size - req->offset);
+	spot.len = min_u64(spot.len, end - req->offset);
 	if (!reads_zero(map, &spot) && spot.kind != TD_SPOT_PACKED) {
 		ask_extent(piece, &spot);
 		return;

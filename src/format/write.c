@@ -113,13 +113,15 @@ static int zero_spot(struct piece *piece, const struct td_spot *spot, uint64_t l
 /* Deals with *done bytes from the piece's pos on. */
 static int change_spot(struct piece *piece, uint64_t *done, bool *whole)
 {
-	struct td_map *map = piece->map;
 	struct td_req *req = piece->req;
 	uint64_t offset = req->offset + piece->pos, len = req->len - piece->pos;
-	struct piece *grow = grow_find(map, offset, len);
+	struct td_map *map = piece->map = map_at(piece->map, offset);
 	struct td_spot spot;
+	struct piece *grow;
 	int err;
 
+	len = min_u64(len, map->config.end - offset);
+	grow = grow_find(map, offset, len);
 	if (grow && grow_begins(grow) <= offset) {
 		td_parks_add(&grow->waiters, &piece->park);
 		return TD_PARKED;
