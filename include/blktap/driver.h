@@ -393,6 +393,8 @@ struct td_create {
 	const char      *backing_format; /* its type, when backing is set */
 	const void      *options;      /* the driver's create_size bytes, zeroed, then
 	                                  its create_options; NULL: all zero */
+	const char      *name;         /* that path will be renamed to, for images of
+	                                  several files; NULL: path */
 };
 
 /* What check() is asked to put right. */

@@ -217,6 +217,7 @@ int make_begin(struct tool_run *run, struct make *make)
 		tool_say(run->tool, "%s", strerror(ENOMEM));
 		return TOOL_FAILED;
 	}
+	create.name = make->create.path;
 	create.path = make->temp;
 	create.files = &files;
 	if (!make->name.driver->create(&create, &why))
