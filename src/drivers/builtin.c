@@ -9,6 +9,7 @@ extern const struct td_driver qcow_driver;
 extern const struct td_driver qcow2_driver;
 extern const struct td_driver ram_driver;
 extern const struct td_driver vhd_driver;
+extern const struct td_driver vmdk_driver;
 
 const struct td_driver *const td_builtin_drivers[] = {
 	&aio_driver,
@@ -16,6 +17,7 @@ const struct td_driver *const td_builtin_drivers[] = {
 	&qcow_driver,
 	&qcow2_driver,
 	&vhd_driver,
+	&vmdk_driver,
 	NULL,
 };
 

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Looks at every entry of every sparse extent: it must name room in the file, which no
+ * other entry and no table has, and both copies of the tables must say the same. What
+ * of the file nobody names is a leak.
+ *
+ * vmdk_mend makes the second copy what the first one is.
+ */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/guard.h"
+#include "drivers/vmdk/vmdk.h"
+
+#define SAY_MAX 20
+
+struct walk {
+	struct vmdk *v;
+	struct vmdk_extent *e;
+	struct td_check *check;
+	uint64_t sectors;       /* of the file */
+	uint8_t *used;          /* a bit for each of them */
+	char *table, *other;    /* a table of each copy */
+	uint64_t table_len, differ; /* tables whose copies do */
+};
+
+static void say(struct walk *walk, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void say(struct walk *walk, const char *fmt, ...)
+{
+	char text[256], line[600];
+	va_list args;
+
+	if (walk->check->corruptions++ >= SAY_MAX || !walk->check->say)
+		return;
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	snprintf(line, sizeof(line), "%.300s: %s", td_file_path(walk->e->file), text);
+	walk->check->say(walk->check->arg, line);
+}
+
+/* False: somebody has some of these sectors already. */
+static bool take_sectors(struct walk *walk, uint64_t at, uint64_t len)
+{
+	uint64_t first = at / VMDK_SECTOR, end = min_u64((at + len - 1) / VMDK_SECTOR + 1,
+							 walk->sectors);
+	bool was = false;
+
+	for (uint64_t i = first; i < end; i++) {
+		was |= walk->used[i / 8] & 1 << i % 8;
+		walk->used[i / 8] |= 1 << i % 8;
+	}
+	return !was;
+}
+
+static void walk_entry(struct walk *walk, uint64_t offset, const char *entry)
+{
+	struct vmdk_extent *e = walk->e;
+	struct td_spot spot;
+	bool packed;
+
+	if (vmdk_spot(e, entry, &spot)) {
+		say(walk, "the entry of disk offset %llu cannot be", (unsigned long long)offset);
+		return;
+	}
+	if (spot.kind == TD_SPOT_HOLE || spot.kind == TD_SPOT_ZERO)
+		return;
+	packed = spot.kind == TD_SPOT_PACKED;
+	walk->check->allocated++;
+	walk->check->compressed += packed;
+	if (!take_sectors(walk, spot.at, packed ? VMDK_SECTOR : e->layout.grain))
+		say(walk, "what lies at %llu, of disk offset %llu, belongs to something else too",
+		    (unsigned long long)spot.at, (unsigned long long)offset);
+}
+
+static int table_read(struct walk *walk, uint64_t number, unsigned copy, char *buf)
+{
+	uint32_t table = walk->e->table[copy][number];
+
+	if (table == VMDK_TABLE_BAD) {
+		say(walk, "grain directory entry %llu cannot be", (unsigned long long)number);
+		return -EBADMSG;
+	}
+	if (!table)
+		return -ENOENT;
+	return td_cache_read(walk->e->cache, buf, walk->table_len, vmdk_table_at(walk->e, table));
+}
+
+static void compare(struct walk *walk, uint64_t number)
+{
+	uint64_t differ = 0;
+
+	for (uint64_t i = 0; i < walk->table_len; i += 4)
+		differ += !!memcmp(walk->table + i, walk->other + i, 4);
+	walk->differ += !!differ;
+	if (differ)
+		say(walk, "%llu entries of grain table %llu are not what its second copy says",
+		    (unsigned long long)differ, (unsigned long long)number);
+}
+
+static int walk_table(struct walk *walk, uint64_t number)
+{
+	struct vmdk_extent *e = walk->e;
+	uint64_t entry = vmdk_entry_size(&e->layout), offset = number * vmdk_span(&e->layout);
+	int err = table_read(walk, number, 0, walk->table);
+
+	if (err)
+		return err == -ENOENT || err == -EBADMSG ? 0 : err;
+	take_sectors(walk, vmdk_table_at(e, e->table[0][number]), walk->table_len);
+	for (uint64_t i = 0; i < walk->table_len; i += entry, offset += e->layout.grain)
+		if (offset < e->end - e->start)
+			walk_entry(walk, e->start + offset, walk->table + i);
+	if (!e->table[1] || e->layout.unclean)
+		return 0;
+	err = table_read(walk, number, 1, walk->other);
+	if (err)
+		return err == -ENOENT || err == -EBADMSG ? 0 : err;
+	take_sectors(walk, vmdk_table_at(e, e->table[1][number]), walk->table_len);
+	compare(walk, number);
+	return 0;
+}
+
+/* Only what we know all owners of: not packed grains, nor what ESX has besides. */
+static void count_leaks(struct walk *walk)
+{
+	uint64_t lost = 0;
+
+	if (walk->e->layout.kind != VMDK_HOSTED || walk->e->layout.compressed)
+		return;
+	for (uint64_t i = walk->e->layout.overhead / VMDK_SECTOR; i < walk->sectors; i++)
+		lost += !(walk->used[i / 8] & 1 << i % 8);
+	walk->check->leaks += lost / (walk->e->layout.grain / VMDK_SECTOR);
+}
+
+static int walk_extent(struct walk *walk)
+{
+	struct vmdk_extent *e = walk->e;
+	uint64_t len;
+	int err = 0;
+
+	walk->sectors = td_file_size(e->file) / VMDK_SECTOR + 1;
+	walk->table_len = e->layout.entries * vmdk_entry_size(&e->layout);
+	walk->check->total += (e->end - e->start - 1) / e->layout.grain + 1;
+	len = walk->sectors / 8 + 1;
+	walk->used = mmap(NULL, len, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (walk->used == MAP_FAILED)
+		return -ENOMEM;
+	walk->table = malloc(walk->table_len);
+	walk->other = malloc(walk->table_len);
+	if (!walk->table || !walk->other)
+		err = -ENOMEM;
+	for (uint64_t i = 0; i < e->layout.tables && !err; i++)
+		err = walk_table(walk, i);
+	if (!err)
+		count_leaks(walk);
+	free(walk->table);
+	free(walk->other);
+	munmap(walk->used, len);
+	return err;
+}
+
+/* ---- mending -------------------------------------------------------------------- */
+
+static int mend_table(struct vmdk_extent *e, uint64_t number, char *first, char *second,
+		      uint64_t *fixed)
+{
+	uint64_t len = e->layout.entries * vmdk_entry_size(&e->layout);
+	uint64_t to = vmdk_table_at(e, e->table[1][number]);
+	int err = td_file_read(e->file, first, len, vmdk_table_at(e, e->table[0][number]));
+
+	if (!err)
+		err = td_file_read(e->file, second, len, to);
+	if (err || !memcmp(first, second, len))
+		return err;
+	for (uint64_t i = 0; i < len; i += 4)
+		*fixed += !!memcmp(first + i, second + i, 4);
+	if (e->cache)
+		td_cache_forget(e->cache, to, len);
+	return td_file_write(e->file, first, len, to);
+}
+
+int vmdk_mend(struct vmdk_extent *e, uint64_t *fixed)
+{
+	uint64_t len = e->layout.entries * vmdk_entry_size(&e->layout);
+	AUTO_FREE char *first = malloc(len);
+	AUTO_FREE char *second = malloc(len);
+	int err = first && second ? 0 : -ENOMEM;
+
+	if (!err && e->cache)
+		err = td_cache_sync(e->cache);
+	for (uint64_t i = 0; i < e->layout.tables && !err; i++)
+		err = mend_table(e, i, first, second, fixed);
+	return err || !*fixed ? err : td_file_sync(e->file);
+}
+
+int vmdk_check(struct td_image *img, struct td_check *check, struct td_why *why)
+{
+	struct vmdk *v = vmdk_of(img);
+	int err = 0;
+
+	for (unsigned i = 0; i < v->extents && !err; i++) {
+		struct walk walk = { .v = v, .e = &v->extent[i], .check = check };
+		uint64_t fixed = 0;
+
+		if (walk.e->type != VMDK_SPARSE)
+			continue;
+		err = walk_extent(&walk);
+		if (!err && check->repair == TD_REPAIR_ALL && walk.e->table[1])
+			err = vmdk_mend(walk.e, &fixed);
+		check->corruptions_fixed += fixed ? walk.differ : 0;
+		if (err)
+			td_fail(why, err, "%s: cannot read or mend its tables: %s",
+				td_file_path(walk.e->file), strerror(-err));
+	}
+	return err;
+}

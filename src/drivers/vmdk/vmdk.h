@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The VMDK driver's parts, over <blktap/format.h>:
+ *
+ *   vmdk.c    open, close, info        text.c    the descriptor
+ *   extent.c  the files of an image    layout.c  headers of sparse extents
+ *   map.c     grain tables: what lies where, and changes of it; both copies
+ *   mark.c    what is written before the first write, and after the last
+ *   create.c, check.c
+ *
+ * Each extent has a map of its own, and those with tables a cache and space. The
+ * maps stand in a row: a request walks from one to the next.
+ */
+#ifndef VMDK_H
+#define VMDK_H
+
+#include <errno.h>
+
+#include <blktap/format.h>
+
+#include "base/log.h"
+#include "drivers/vmdk/layout.h"
+#include "drivers/vmdk/text.h"
+
+/* All entries are of one stage: data come before them (docs/vmdk.md). */
+#define VMDK_TABLES 0
+
+#define VMDK_TABLE_BAD UINT32_MAX
+
+struct vmdk_extent {
+	enum vmdk_extent_type type;
+	uint64_t start, end;     /* on the disk */
+	struct td_file *file;    /* NULL: ZERO */
+	struct td_map *map;
+	uint64_t at;             /* FLAT: where in the file */
+	/* sparse ones: */
+	struct vmdk_layout layout;
+	uint32_t *table[2];      /* the directories: sectors, or numbers plus one of
+	                            seSparse; 0: no table; [1] NULL: no second one */
+	struct td_cache *cache;
+	struct td_space *space;  /* NULL: read-only */
+};
+
+struct vmdk {
+	char *parent_format;     /* options: */
+	uint64_t cache_size;
+	bool any_folder, stale_parent;
+
+	struct td_image *img;
+	struct td_file *file;    /* of the descriptor; NULL: it is in extent[0] */
+	struct vmdk_text text;   /* no line: an extent was opened by itself */
+	struct vmdk_extent *extent;
+	unsigned extents;
+	/* mark.c */
+	bool marked, unclean;
+	struct td_work work;
+	struct td_parks waiting;
+	bool marking;
+	uint32_t next_cid;
+};
+
+static inline struct vmdk *vmdk_of(const struct td_image *img)
+{
+	return img->state;
+}
+
+/* The extent that has that offset of the disk. */
+struct vmdk_extent *vmdk_extent_at(struct vmdk *v, uint64_t offset);
+/* The file that has the descriptor. */
+static inline struct td_file *vmdk_text_file(const struct vmdk *v)
+{
+	return v->file ? v->file : v->extent[0].file;
+}
+
+/* extent.c */
+int vmdk_extents_open(struct vmdk *v, struct td_why *why);
+void vmdk_extents_close(struct vmdk *v);
+extern const struct td_map_ops vmdk_sparse_ops, vmdk_flat_ops;
+
+/* map.c: makes what entry (as it lies in a table) says a spot; no len. */
+int vmdk_spot(const struct vmdk_extent *e, const void *entry, struct td_spot *out);
+/* Where the file has a table; 0: there is none. */
+uint64_t vmdk_table_at(const struct vmdk_extent *e, uint32_t number);
+int vmdk_corrupt(struct vmdk *v, const struct vmdk_extent *e, const char *what, uint64_t at,
+		 uint64_t value);
+
+/* mark.c: 0, or TD_PARKED: park->go() is called when all is marked. */
+int vmdk_mark(struct vmdk *v, struct td_park *park);
+/* Blocking, in close, with all tables in their files. */
+void vmdk_unmark(struct vmdk *v);
+
+/* check.c: blocking; what the second directory's tables have becomes what the first
+ * one's have. *fixed: entries. */
+int vmdk_mend(struct vmdk_extent *e, uint64_t *fixed);
+int vmdk_check(struct td_image *img, struct td_check *check, struct td_why *why);
+
+struct vmdk_create_options {
+	char *subformat;
+	bool zeroed_grain;
+};
+int vmdk_create(const struct td_create *make, struct td_why *why);
+
+#endif
