@@ -67,6 +67,13 @@ vhd-overlay)
 	base
 	"$QCOW_CREATE" -q -f vhd 0 "$image" "$work/base"
 	spec=vhd:$image ;;
+vmdk)
+	"$QCOW_CREATE" -q -f vmdk "$size" "$image"
+	spec=vmdk:$image ;;
+vmdk-overlay)
+	base
+	"$QCOW_CREATE" -q -f vmdk 0 "$image" "$work/base"
+	spec=vmdk:$image ;;
 *)
 	echo "killed.sh: there is no kind $kind" >&2
 	exit 2 ;;

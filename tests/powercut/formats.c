@@ -57,6 +57,21 @@ const struct format formats[] = {
 	{ .name = "vhd-overlay", .type = "vhd", .overlay = true, .kills = true, .states = 1 },
 	{ .name = "vhd-overlay-small", .type = "vhd", .cluster = 4096, .overlay = true,
 	  .kills = true, .states = 1 },
+	{ .name = "vmdk", .type = "vmdk", .kills = true, .qemu = "vmdk", .qemu_checks = true,
+	  .states = 1 },
+	{ .name = "vmdk-small", .type = "vmdk", .cluster = 4096, .kills = true, .qemu = "vmdk",
+	  .qemu_checks = true, .states = 1 },
+	{ .name = "vmdk-overlay", .type = "vmdk", .overlay = true, .cluster = 4096, .kills = true,
+	  .states = 1 },
+	{ .name = "vmdk-zeroed-grains", .type = "vmdk", .kills = true,
+	  .make = "qemu-img create -q -f vmdk -o zeroed_grain=on %f %s", .qemu = "vmdk",
+	  .qemu_checks = true, .states = 1 },
+	{ .name = "vmdk-split", .type = "vmdk", .kills = true,
+	  .make = "for n in 1 2 3 4; do qemu-img create -q -f vmdk %f-$n.vmdk 256K || exit 1; "
+		  "done; f=%f; { echo '# Disk DescriptorFile'; echo CID=12345678; "
+		  "echo parentCID=ffffffff; echo 'createType=\"twoGbMaxExtentSparse\"'; "
+		  "for n in 1 2 3 4; do echo RW 512 SPARSE '\"'${f##*/}-$n.vmdk'\"'; done; } >$f",
+	  .size = 1 * MiB, .qemu = "vmdk", .states = 1 },
 	{ 0 },
 };
 
@@ -68,6 +83,7 @@ const struct broken broken_rules[] = {
 	{ "format-stages-in-order", "qcow2-snapshot" },
 	{ "format-drops-after-entries", "qcow2-overlay-small" },
 	{ "format-page-marked-before-change", "qcow2" },
+	{ "vmdk-marked-before-tables", "vmdk-small" },
 	{ 0 },
 };
 

@@ -11,6 +11,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "base/rule.h"
+
 static int write_cid(struct vmdk *v)
 {
 	struct td_file *file = vmdk_text_file(v);
@@ -43,7 +45,9 @@ static int mark_run(struct td_work *work)
 	struct vmdk *v = container_of(work, struct vmdk, work);
 	int err = write_cid(v);
 
-	return err ? err : write_unclean(v, 1);
+	if (err || !td_rule("vmdk-marked-before-tables"))
+		return err;
+	return write_unclean(v, 1);
 }
 
 static void mark_done(struct td_work *work, int err)
