@@ -47,6 +47,12 @@ const struct format formats[] = {
 	  .make = "qemu-img convert -f raw -O qcow2 -o cluster_size=4K %b %f && "
 		  "qemu-img snapshot -c s %f",
 	  .qemu = "qcow2", .qemu_checks = true, .states = 2 },
+	/* marked dirty, refcounts wrong: the repair is part of the run */
+	{ .name = "qcow2-dirty", .type = "qcow2", .overlay = true, .kills = true,
+	  .make = "qemu-img convert -f raw -O qcow2 -o cluster_size=4K,lazy_refcounts=on %b %f && "
+		  "head -c 300 /dev/zero | dd of=%f bs=1 seek=8200 conv=notrunc status=none && "
+		  "printf '\\001' | dd of=%f bs=1 seek=79 conv=notrunc status=none",
+	  .qemu = "qcow2", .qemu_checks = true, .states = 1 },
 	{ .name = "qcow2-table", .type = "qcow2", .kills = true,
 	  .make = "qemu-img create -q -f qcow2 -o cluster_size=512,refcount_bits=64 %f %s",
 	  .size = 4 * MiB, .qemu = "qcow2", .qemu_checks = true, .states = 1 },
@@ -79,6 +85,7 @@ const struct broken broken_rules[] = {
 	{ "qcow-room-before-entry", "qcow", 24 },
 	{ "qcow-data-before-entry", "qcow-overlay" },
 	{ "qcow-table-linked-before-answer", "qcow-many-tables", 32 },
+	{ "qcow2-counts-before-clean", "qcow2-dirty" },
 	{ "format-data-before-entry", "qcow2-overlay" },
 	{ "format-stages-in-order", "qcow2-snapshot" },
 	{ "format-drops-after-entries", "qcow2-overlay-small" },
