@@ -115,7 +115,8 @@ void store_copy(struct store *to, const struct store *from)
 		to->page[i] = NULL;
 	}
 	store_room(to, count);
-	memcpy(to->page, from->page, count * sizeof(*to->page));
+	if (count)
+		memcpy(to->page, from->page, count * sizeof(*to->page));
 	to->size = from->size;
 }
 
