@@ -63,7 +63,8 @@ static int keys_read(struct make *make, struct keys *keys, struct td_why *why)
 	int err;
 
 	ours.pair_count = sort_pairs(&make->name.spec);
-	rest.pairs += ours.pair_count;
+	if (ours.pair_count)
+		rest.pairs += ours.pair_count;
 	rest.pair_count -= ours.pair_count;
 	err = td_options_apply(make_keys, &ours, keys, why);
 	if (err)
