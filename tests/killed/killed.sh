@@ -1,14 +1,18 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 #
-# killed.sh KIND [OPTION...]: the kill test on a fresh disk of that kind. Options are
-# killed's own. The environment names the programs: KILLED, TAPDISK, QCOW_CREATE.
+# killed.sh KIND [OPTION...]: the kill test on a fresh disk: aio, a format, or
+# FORMAT-overlay over a raw file. Options are killed's own. The environment names the
+# programs: KILLED, TAPDISK, QCOW_CREATE.
 set -eu
 kind=$1
 shift
 work=$(mktemp -d "${TMPDIR:-/tmp}/killed-test.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 image=$work/image
+# What a failed test leaves in survivor memory goes with it.
+export BLKTAP_SURVIVOR_DIR=$work/survivors
+mkdir -m 700 "$BLKTAP_SURVIVOR_DIR"
 size=24
 
 # Not zeroes: what is not written must come from here.
@@ -46,36 +50,12 @@ aio)
 	base
 	mv "$work/base" "$image"
 	spec=aio:$image ;;
-qcow)
-	"$QCOW_CREATE" -q "$size" "$image"
-	spec=qcow:$image ;;
-qcow-overlay)
+*-overlay)
 	base
-	"$QCOW_CREATE" -q 0 "$image" "$work/base"
-	spec=qcow:$image ;;
-qcow2)
-	"$QCOW_CREATE" -q -f qcow2 "$size" "$image"
-	spec=qcow2:$image ;;
-qcow2-overlay)
-	base
-	"$QCOW_CREATE" -q -f qcow2 0 "$image" "$work/base"
-	spec=qcow2:$image ;;
-vhd)
-	"$QCOW_CREATE" -q -f vhd "$size" "$image"
-	spec=vhd:$image ;;
-vhd-overlay)
-	base
-	"$QCOW_CREATE" -q -f vhd 0 "$image" "$work/base"
-	spec=vhd:$image ;;
-vmdk)
-	"$QCOW_CREATE" -q -f vmdk "$size" "$image"
-	spec=vmdk:$image ;;
-vmdk-overlay)
-	base
-	"$QCOW_CREATE" -q -f vmdk 0 "$image" "$work/base"
-	spec=vmdk:$image ;;
+	"$QCOW_CREATE" -q -f "${kind%-overlay}" 0 "$image" "$work/base"
+	spec=${kind%-overlay}:$image ;;
 *)
-	echo "killed.sh: there is no kind $kind" >&2
-	exit 2 ;;
+	"$QCOW_CREATE" -q -f "$kind" "$size" "$image"
+	spec=$kind:$image ;;
 esac
 "$KILLED" "$@" "$TAPDISK" "$spec"
