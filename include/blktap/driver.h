@@ -269,6 +269,8 @@ const char *td_file_path(const struct td_file *file);
 uint64_t td_file_size(const struct td_file *file);   /* now; files grow */
 uint32_t td_file_align(const struct td_file *file);  /* offsets, lengths */
 bool td_file_is_device(const struct td_file *file);  /* a block device */
+/* Its last name is gone: nobody will open it again. */
+bool td_file_is_removed(const struct td_file *file);
 bool td_file_can_discard(const struct td_file *file); /* opened for writing */
 bool td_file_same(const struct td_file *a, const struct td_file *b);
 
@@ -489,7 +491,9 @@ struct td_driver {
 	 * zeroes. */
 	int  (*resize)(struct td_image *img, uint64_t size, struct td_why *why);
 	/* Names another backing image, as create() would, or none (NULL). The
-	 * content is the caller's business; the chain stays as it was opened. */
+	 * content is the caller's business; the chain stays as it was opened. A
+	 * driver that has this may find that td_image_open_below() succeeds and
+	 * leaves img->below NULL: then this alone will be called. */
 	int  (*set_backing)(struct td_image *img, const char *backing, const char *format,
 			    struct td_why *why);
 	/* LIST: of an image open for reading too. */

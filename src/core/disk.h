@@ -22,6 +22,13 @@ struct td_disk_options {
 	bool trace;            /* a request's life on stderr */
 	struct td_file_hook *hook;
 	uint32_t force_align;  /* tests */
+	/* Images below the top one are not opened: for who changes what an image says
+	 * of them, and asks for no content. The driver must have set_backing. */
+	bool alone;
+	/* Another disk of this process: its top image may be one of this disk's too,
+	 * below the top, and is not locked again. Neither is then to read what the
+	 * other writes. */
+	const struct td_disk *beside;
 };
 
 struct td_op_count {

@@ -41,13 +41,17 @@ static void find_identity(struct image_core *core)
 	core->ino = S_ISBLK(st.st_mode) ? 0 : st.st_ino;
 }
 
+static bool same_identity(const struct image_core *a, const struct image_core *b)
+{
+	return a->has_identity && b->has_identity && a->dev == b->dev && a->ino == b->ino;
+}
+
 static bool chain_has(const struct image_core *top, const struct image_core *core)
 {
 	for (const struct td_image *img = &top->img; img; img = img->below) {
 		const struct image_core *other = core_of(img);
 
-		if (other != core && other->has_identity && core->has_identity &&
-		    other->dev == core->dev && other->ino == core->ino)
+		if (other != core && same_identity(other, core))
 			return true;
 	}
 	return false;
@@ -143,6 +147,8 @@ int image_open(struct td_disk *disk, struct image_core *above, const char *type,
 		goto fail;
 	}
 	find_identity(core);
+	core->files.nolock = above && disk->options.beside &&
+			     same_identity(core, disk->options.beside->top);
 	if (above && chain_has(disk->top, core)) {
 		err = td_fail(why, -ELOOP, "%s: the chain of images comes back to it",
 			      target);
@@ -230,6 +236,8 @@ int td_image_open_below(struct td_image *img, const char *type, const char *targ
 
 	if (!path)
 		return td_fail(why, -ENOMEM, "%s: no memory", target);
+	if (core->disk->options.alone)
+		return 0;
 	if (img->below)
 		return td_fail(why, -EINVAL, "%s: an image lies over one other", target);
 	return image_open(core->disk, core, driver_of(type, target), path, NULL, true, false,

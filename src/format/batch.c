@@ -368,6 +368,8 @@ void batch_close(struct td_cache *cache)
 {
 	int err = 0;
 
+	if (td_file_is_removed(cache->file))
+		cache->dirty = 0;
 	if (cache->survivor && cache->dirty) {
 		err = batch_write_all(cache);
 		if (err)

@@ -350,6 +350,13 @@ bool td_file_is_device(const struct td_file *file)
 	return file->device;
 }
 
+bool td_file_is_removed(const struct td_file *file)
+{
+	struct stat st;
+
+	return !file->device && !fstat(file->fd, &st) && !st.st_nlink;
+}
+
 bool td_file_can_discard(const struct td_file *file)
 {
 	return file->can_discard;

@@ -71,19 +71,23 @@ static int may_copy(struct convert *convert, struct td_disk *to, const char *nam
 	return TOOL_OK;
 }
 
-static int copy_and_close(struct convert *convert, struct td_disk *to, const char *name,
-			  const struct td_driver *driver, bool fresh)
+static int may_and_copy(struct convert *convert, struct td_disk *to, const char *name,
+			const struct td_driver *driver, bool fresh)
 {
-	int code = may_copy(convert, to, name, driver), err;
+	int code = may_copy(convert, to, name, driver);
 
-	if (!code)
-		code = copy_with_progress(convert, to, name, fresh);
-	err = td_disk_close(to);
-	if (err && code == TOOL_OK) {
-		tool_say(convert->run->tool, "%s: %s", name, strerror(-err));
-		code = TOOL_FAILED;
-	}
-	return code;
+	return code ? code : copy_with_progress(convert, to, name, fresh);
+}
+
+/* What comes of the copy, and of closing its target. */
+static int close_target(struct convert *convert, struct td_disk *to, const char *name, int code)
+{
+	int err = td_disk_close(to);
+
+	if (!err || code)
+		return code;
+	tool_say(convert->run->tool, "%s: %s", name, strerror(-err));
+	return TOOL_FAILED;
 }
 
 int convert_into(struct convert *convert, struct make *make)
@@ -97,9 +101,16 @@ int convert_into(struct convert *convert, struct make *make)
 	if (code)
 		return code;
 	to = make_open(convert->run, make);
-	code = to ? copy_and_close(convert, to, make->create.path, make->name.driver,
-				   !make->create.backing) : TOOL_FAILED;
-	if (code == TOOL_OK)
+	if (!to) {
+		make_drop(make);
+		return TOOL_FAILED;
+	}
+	code = may_and_copy(convert, to, make->create.path, make->name.driver,
+			    !make->create.backing);
+	if (code) /* before it is closed: its tables need not be written any more */
+		make_drop(make);
+	code = close_target(convert, to, make->create.path, code);
+	if (!code)
 		return make_finish(convert->run, make);
 	make_drop(make);
 	return code;
@@ -117,5 +128,12 @@ int convert_onto(struct convert *convert, const struct name *to, bool fresh)
 	disk = name_open(convert->run, to, false);
 	if (!disk)
 		return TOOL_FAILED;
-	return copy_and_close(convert, disk, name_path(to), to->driver, fresh);
+	return close_target(convert, disk, name_path(to),
+			    may_and_copy(convert, disk, name_path(to), to->driver, fresh));
+}
+
+int convert_copy(struct convert *convert, const struct name *to, struct td_disk *disk,
+		 bool fresh)
+{
+	return may_and_copy(convert, disk, name_path(to), to->driver, fresh);
 }

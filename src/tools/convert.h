@@ -22,5 +22,8 @@ struct convert {
 int convert_into(struct convert *convert, struct make *make);
 /* fresh: it is known to read as zeroes. */
 int convert_onto(struct convert *convert, const struct name *to, bool fresh);
+/* Onto a disk that is open, and stays so. */
+int convert_copy(struct convert *convert, const struct name *to, struct td_disk *disk,
+		 bool fresh);
 
 #endif

@@ -143,11 +143,20 @@ static void say_why_not(struct tool_run *run, const struct name *name, const str
 
 struct td_disk *name_open(struct tool_run *run, const struct name *name, bool read_only)
 {
-	struct td_disk_options options = { .name = name_path(name), .read_only = read_only };
+	struct td_disk_options options = { 0 };
+
+	return name_open_with(run, name, read_only, &options);
+}
+
+struct td_disk *name_open_with(struct tool_run *run, const struct name *name, bool read_only,
+			       struct td_disk_options *options)
+{
 	struct td_disk *disk;
 	struct td_why why;
 
-	if (td_disk_open(run->loop, run->registry, name->text, &options, &disk, &why)) {
+	options->name = name_path(name);
+	options->read_only = read_only;
+	if (td_disk_open(run->loop, run->registry, name->text, options, &disk, &why)) {
 		say_why_not(run, name, &why);
 		return NULL;
 	}

@@ -38,6 +38,9 @@ char *name_spec(const char *type, const char *path);
 
 /* Opens it; NULL: it has been said why not. */
 struct td_disk *name_open(struct tool_run *run, const struct name *name, bool read_only);
+/* Likewise, with more said of how. options->name and read_only are set here. */
+struct td_disk *name_open_with(struct tool_run *run, const struct name *name, bool read_only,
+			       struct td_disk_options *options);
 /* Closes it; an exit code, TOOL_FAILED if what was written did not reach it. */
 int name_close(struct tool_run *run, const struct name *name, struct td_disk *disk);
 

@@ -36,7 +36,8 @@ struct img_command {
 };
 
 extern const struct img_command img_create, img_info, img_check, img_convert, img_map,
-	img_measure, img_compare, img_resize, img_dd, img_bench, img_snapshot;
+	img_measure, img_compare, img_resize, img_dd, img_bench, img_snapshot,
+	img_commit, img_rebase;
 
 /* One open disk. */
 struct img_disk {

@@ -16,8 +16,8 @@
 
 static const struct img_command *const commands[] = {
 	&img_create, &img_info,   &img_check,   &img_convert, &img_map,
-	&img_measure, &img_compare, &img_resize, &img_snapshot, &img_dd,
-	&img_bench,
+	&img_measure, &img_compare, &img_resize, &img_snapshot, &img_commit,
+	&img_rebase, &img_dd,     &img_bench,
 };
 
 static int help(void)

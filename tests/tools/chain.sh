@@ -1,0 +1,163 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# chain.sh CASE: commit, rebase and snapshots.
+. "$(dirname "$0")/lib.sh"
+need qemu-img qemu-io python3
+
+# chain: base, mid over it, top over that, all of other cluster sizes; model is what
+# top reads as
+chain() {
+	content model
+	must qemu-img convert -f raw -O qcow2 -o cluster_size=16K model base
+	must "$img" create -f qcow2 -b base -F qcow2 -o cluster_size=64K mid
+	must "$img" create -f qcow2 -b mid -F qcow2 -o cluster_size=4K top
+	write mid 1M 300K 1
+	cp model mid-model
+	write top 1100K 12K 2
+	write top 5M 1M 3
+	must qemu-io -f qcow2 -c 'write -z 512K 256K' top
+	python3 -c 'f = open("model", "r+b"); f.seek(512 << 10); f.write(bytes(256 << 10))'
+	equal qcow2 top model
+}
+
+bytes() {
+	numfmt --from=iec "$1"
+}
+
+write() { # IMAGE AT LEN PATTERN: in the image, and the model
+	must qemu-io -f qcow2 -c "write -P $4 $2 $3" "$1"
+	python3 -c "f = open('model', 'r+b'); f.seek($(bytes "$2")); f.write(bytes([$4]) * $(bytes "$3"))"
+}
+
+commit() {
+	chain
+	cp base base.kept
+	must "$img" commit -f qcow2 top
+	grep -q "Committed to $work/mid" out.txt || fail "$(cat out.txt)"
+	equal qcow2 mid model
+	equal qcow2 top model
+	must qemu-img check -q mid
+	cmp base base.kept || fail "the base was changed"
+	# into a smaller one, that grows
+	must "$img" create -f qcow2 -b mid -F qcow2 big 20M
+	truncate -s 20M model
+	must qemu-io -f qcow2 -c 'write -P 7 19M 64K' big
+	python3 -c 'f = open("model", "r+b"); f.seek(19 << 20); f.write(bytes([7]) * 65536)'
+	must "$img" commit -q -f qcow2 big
+	equal qcow2 mid model
+	refuses 'base: no image lies below' "$img" commit -f qcow2 base
+	refuses 'top: model does not lie below' "$img" commit -f qcow2 -b model top
+}
+
+commit-to-an-ancestor() {
+	chain
+	cp mid mid.kept
+	must "$img" commit -f qcow2 -b base top
+	equal qcow2 base model
+	equal qcow2 top model
+	must qemu-img check -q base
+	cmp mid mid.kept || fail "the image between was changed"
+	content plain
+	must "$img" create -f qcow2 -b plain -F raw over
+	must qemu-io -f qcow2 -c 'write -P 4 3M 1M' over
+	must "$img" convert qcow2:over raw:want
+	must "$img" commit -f qcow2 over
+	cmp plain want || fail "into a raw file"
+	must qemu-img create -q -f qcow2 -b plain -F raw q
+	qemu-io -f raw -c 'sleep 60000' plain >/dev/null 2>&1 &
+	pid=$!
+	cleanup() { kill $pid 2>/dev/null; }
+	for _ in $(seq 100); do
+		qemu-io -f raw -c quit plain >/dev/null 2>&1 || break
+		sleep 0.1
+	done
+	refuses 'plain: in use' "$img" commit -f qcow2 q
+}
+
+rebase() {
+	chain
+	must "$img" rebase -f qcow2 -b base -F qcow2 top # to what is two below
+	equal qcow2 top model
+	must qemu-img check -q top
+	must "$img" info --json -f qcow2 top
+	is 'd["backing-filename"]' "$work/base"
+	noise 3M >other # shorter, and all different
+	must "$img" rebase -f qcow2 -b other -F raw top
+	equal qcow2 top model
+	must qemu-img check -q top
+	must "$img" create -f qcow q 1M
+	refuses 'qcow images stay where they lie' "$img" rebase -f qcow -b other -F raw q
+	refuses 'over which image' "$img" rebase -f qcow2 top
+	refuses 'other: no format is named' "$img" rebase -f qcow2 -b other top
+	refuses 'gone: No such file' "$img" rebase -f qcow2 -b gone -F raw top
+	refuses 'top: in use' "$img" rebase -f qcow2 -b top -F qcow2 top
+	equal qcow2 top model
+}
+
+rebase-to-none() {
+	chain
+	must "$img" rebase -f qcow2 -b '' top
+	rm mid base
+	equal qcow2 top model
+	must qemu-img check -q top
+	must "$img" info --json -f qcow2 top
+	is '"backing-filename" in d' False
+}
+
+rebase-unsafe() {
+	chain
+	mv mid moved
+	refuses 'mid: No such file' "$img" rebase -f qcow2 -b moved -F qcow2 top
+	must "$img" rebase -u -f qcow2 -b moved -F qcow2 top
+	equal qcow2 top model
+	must qemu-img check -q top
+	must "$img" rebase -u -f qcow2 -b later -F qcow2 top
+	refuses 'later: No such file' "$img" info -f qcow2 top
+	mv moved later
+	equal qcow2 top model
+}
+
+rebase-killed() { # it reads as before, whenever it is killed
+	truncate -s 300M model
+	noise 60M | dd of=model conv=notrunc bs=1M seek=100 status=none
+	must "$img" convert raw:model qcow2:base
+	must "$img" create -f qcow2 -b base -F qcow2 top
+	for _ in 1 2 3 4 5; do
+		"$img" rebase -f qcow2 -b '' top &
+		pid=$!
+		sleep 0.0$((RANDOM % 10))
+		kill -KILL $pid 2>/dev/null
+		wait $pid 2>/dev/null
+		must "$img" resize -f qcow2 top 300M # opens it for writing
+		equal qcow2 top model
+		must qemu-img check -q -r leaks -f qcow2 top
+	done
+	must "$img" rebase -f qcow2 -b '' top
+	equal qcow2 top model
+}
+
+snapshot() {
+	content model
+	must "$img" convert raw:model qcow2:a
+	must "$img" snapshot -c first -f qcow2 a
+	cp model first
+	write a 2M 1M 9
+	must "$img" snapshot --create second -f qcow2 a
+	must "$img" snapshot --json -f qcow2 a
+	is '[s["name"] for s in d]' "['first', 'second']"
+	must qemu-img snapshot -l a
+	[ "$(grep -c 'first\|second' out.txt)" = 2 ] || fail "qemu-img lists $(cat out.txt)"
+	must "$img" snapshot -a first -f qcow2 a
+	equal qcow2 a first
+	must "$img" convert qcow2:a,snapshot=second raw:second
+	cmp second model || fail "the second reads otherwise"
+	must "$img" snapshot -d second qcow2:a
+	must "$img" snapshot -l qcow2:a
+	grep -q second out.txt && fail "it is still there: $(cat out.txt)"
+	must qemu-img check -q a
+	refuses "no snapshot" "$img" snapshot -d second qcow2:a
+	refuses 'one of' "$img" snapshot -l -d first qcow2:a
+	refuses 'raw has no snapshots' "$img" snapshot -l raw:model
+}
+
+"$1"
