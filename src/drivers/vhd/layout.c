@@ -143,7 +143,8 @@ static int choose_footer(struct reading *r, const struct vhd_choice *choice)
 	if (layout->has_footer && choice->kind && !fixed && !is_sparse(&end))
 		layout->has_footer = false;
 	layout->footer = layout->has_footer ? end : copy;
-	layout->has_copy = layout->has_footer && has_copy && !memcmp(&end, &copy, sizeof(end));
+	layout->has_copy = has_copy &&
+			   (!layout->has_footer || !memcmp(&end, &copy, sizeof(end)));
 	if (choice->kind && fixed == is_sparse(&layout->footer))
 		return td_fail(r->why, -EINVAL, "%s: is not of the kind that kind=%s says", r->path,
 			       choice->kind);

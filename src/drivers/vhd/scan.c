@@ -122,7 +122,8 @@ int vhd_prepare(struct vhd *vhd, uint64_t *end, struct td_why *why)
 		layout->batmap_wrong = false;
 		changed = true;
 	}
-	if (!err && (!layout->has_footer || layout->footer_at > round_up(*end, VHD_ALIGN))) {
+	if (!err && (!layout->has_footer || layout->footer_at > round_up(*end, VHD_ALIGN) ||
+		     td_file_size(vhd->file) != layout->footer_at + sizeof(layout->footer))) {
 		layout->footer_at = *end;
 		err = td_file_write(vhd->file, &layout->footer, sizeof(layout->footer), *end);
 		if (!err)
@@ -247,6 +248,14 @@ static bool is_table(const struct vhd *vhd, uint64_t at, uint64_t len)
 	       (at < layout->batmap_at + layout->batmap_len && layout->batmap_at < at + len);
 }
 
+/* How many blocks would fit between. */
+static uint64_t room_for(const struct vhd_layout *layout, uint64_t from, uint64_t to)
+{
+	from = round_up(from, VHD_ALIGN);
+	to = round_down(to, VHD_ALIGN);
+	return to > from ? (to - from) / vhd_stride(layout) : 0;
+}
+
 /* Blocks in the order of the file: none on another, and no room for one between. */
 static void check_places(struct walk *walk)
 {
@@ -263,12 +272,11 @@ static void check_places(struct walk *walk)
 		if (i && at < walk->place[i - 1].sector * 512ull + len)
 			say(walk, "blocks %u and %u, at %llu, have the same place",
 			    walk->place[i - 1].block, walk->place[i].block, (unsigned long long)at);
-		else if (at > end)
-			walk->check->leaks += (at - end) / len;
+		else
+			walk->check->leaks += room_for(layout, end, at);
 		end = max_u64(end, at + len);
 	}
-	if (walk->limit > end)
-		walk->check->leaks += (walk->limit - end) / len;
+	walk->check->leaks += room_for(layout, end, walk->limit);
 }
 
 static int check_blocks(struct walk *walk)
