@@ -24,5 +24,6 @@ const struct td_driver *const td_builtin_drivers[] = {
 const char *const td_builtin_aliases[][2] = {
 	{ "raw", "aio" },
 	{ "sync", "aio" }, /* the synchronous driver of 2006; ours never blocks */
+	{ "vpc", "vhd" },  /* as QEMU calls it */
 	{ NULL },
 };

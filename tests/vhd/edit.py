@@ -6,6 +6,7 @@
   header:AT=HEX    the header        bat:N=HEX                 an entry
   raw:AT=HEX       without checksums cut:N                     truncated
   locator:N=CODE,TEXT   in a sector of its own before the end footer
+  new-batmap:1     an empty one, where there are no blocks yet; made by tap 1.3
   batmap:N         blocks from 0 to N - 1 are said to be full
   mutate:SEED      bytes here and there in tables
   room:N           zeroes before the footer
@@ -60,6 +61,14 @@ class Image:
         row = struct.pack(">4sIIIQ", code.encode(), (len(data) + 511) // 512 * 512, len(data), 0, at)
         self.in_header(576 + 24 * number, row)
 
+    def new_batmap(self):
+        sectors = (self.entries + 4095) // 4096
+        at = self.insert(bytes(512 + sectors * 512))
+        assert at == self.bat + (self.entries * 4 + 511) // 512 * 512
+        self.put(at, struct.pack(">8sQIII", b"tdbatmap", at + 512, sectors, 0x10002, 0xffffffff))
+        for footer in (0, self.end):
+            self.footer(footer, 32, bytes.fromhex("00010003"))
+
     def batmap(self, full):
         at = self.bat + (self.entries * 4 + 511) // 512 * 512
         place, sectors = struct.unpack(">QI", self.data[at + 8:at + 20])
@@ -101,6 +110,8 @@ class Image:
             del self.data[int(rest):]
         elif name == "locator":
             self.locator(int(where), *value.split(",", 1))
+        elif name == "new-batmap":
+            self.new_batmap()
         elif name == "batmap":
             self.batmap(int(rest))
         elif name == "mutate":

@@ -145,19 +145,25 @@ sizes() {
 
 # A batmap says which blocks are full: it is used, and stays true.
 batmaps() {
-	good 9M
+	local sum=$((1536 + 512 + 24)) # where its checksum is
+	rm -f good model
+	must "$QCOW_CREATE" -q -f vhd 9M good
+	edit good new-batmap:1
+	truncate -s 9M model
+	writes good model seed=7 ops=100
+	cp model start
 	cp good a
 	edit a batmap:3
 	sound a
 	writes a model ops=400
 	# more than is so: a reader is told, a writer empties it
 	must "$QCOW_CREATE" -q -f vhd 9M b
-	edit b batmap:2
+	edit b new-batmap:1 batmap:2
 	truncate -s 9M zero
 	writes b zero ops=100
-	[ "$(bytes b $((1536 + 512 + 24)) 4)" = ffffffff ] || fail "it still says so"
+	[ "$(bytes b $sum 4)" = ffffffff ] || fail "it still says so"
 	cp good a
-	edit a batmap:3 raw:$((1536 + 512 + 24))=00000000
+	edit a batmap:3 raw:$sum=00000000
 	must "$QCOW_CHECK" vhd:a
 	grep -qx 'batmap: damaged' out.txt || fail "$(cat out.txt)"
 	cp start model
@@ -166,7 +172,9 @@ batmaps() {
 	# over an image below a bit of it hides the bitmap: it must be so
 	head -c 9M /dev/urandom >raw
 	must "$QCOW_CREATE" -q -f vhd 0 c raw
+	edit c new-batmap:1
 	must "$QCOW_CHECK" vhd:c
+	grep -qx 'batmap: yes' out.txt || fail "$(cat out.txt)"
 	cp raw model
 	writes c model ops=20 max=4096
 	edit c batmap:5

@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Makes an empty image, as XenServer's tools would:
+ * Makes an empty image:
  *
  *   fixed:           the disk | footer
- *   dynamic:         copy of the footer | header | block table | batmap | footer
- *   differencing:    likewise, with the parent's locators before the footer
+ *   dynamic:         copy of the footer | header | block table | footer
+ *   differencing:    likewise, with the parent's locators before the block table
+ *
+ * The block table comes last, with the footer right behind it: that is where QEMU will
+ * put the first block, whatever is there. So there is no batmap, for which XenServer
+ * looks behind the table; and the version that we claim, tap 1.1, need not have one.
  *
  * With reserve a dynamic one has all its blocks, and their space, from the start.
  */
@@ -25,7 +29,9 @@
 struct plan {
 	struct vhd_layout layout;
 	struct vhd_parent parent;
-	uint64_t batmap_head_at, locators_at, end; /* end: of the footer's copy and tables */
+	uint64_t locators_at;
+	uint64_t end;          /* of the tables */
+	uint64_t first;        /* where the first block's bitmap is, with reserve */
 };
 
 const struct td_option vhd_create_options[] = {
@@ -75,7 +81,7 @@ static int plan_footer(struct plan *plan, uint64_t header_at, struct td_why *why
 	footer->header_at = to_be64(header_at);
 	footer->timestamp = to_be32(time(NULL) - YEAR_2000);
 	memcpy(footer->app, "tap", 4);
-	footer->app_version = to_be32(0x10003);
+	footer->app_version = to_be32(0x10001);
 	memcpy(footer->os, "Wi2k", 4);
 	footer->original_size = footer->current_size = to_be64(plan->layout.size);
 	vhd_geometry(footer, plan->layout.size);
@@ -94,25 +100,22 @@ static int plan_tables(const struct td_create *make, struct plan *plan, struct t
 	struct vhd_header *header = &layout->header;
 	int err = 0;
 
-	layout->bat_at = 512 + sizeof(*header);
-	plan->batmap_head_at = layout->bat_at + vhd_bat_len(layout);
-	layout->batmap_at = plan->batmap_head_at + sizeof(struct vhd_batmap);
-	layout->batmap_len = round_up((layout->entries + 7) / 8, 512);
-	plan->locators_at = layout->batmap_at + layout->batmap_len;
-	plan->end = plan->locators_at;
+	plan->locators_at = 512 + sizeof(*header);
 	memcpy(header->cookie, "cxsparse", 8);
 	header->next = to_be64(UINT64_MAX);
-	header->bat_at = to_be64(layout->bat_at);
 	header->version = to_be32(0x10000);
 	header->entries = to_be32(layout->entries);
 	header->block = to_be32(vhd_block(layout));
 	if (make->backing)
 		err = vhd_parent_name(make->path, make->backing, make->backing_format, make->files,
 				      plan->locators_at, header, &plan->parent, why);
+	layout->bat_at = plan->locators_at;
 	for (unsigned i = 0; i < plan->parent.count; i++)
-		plan->end += round_up(plan->parent.len[i], 512);
-	plan->end = round_up(plan->end, VHD_ALIGN);
-	if (plan->end + layout->entries * vhd_stride(layout) > VHD_FILE_MAX)
+		layout->bat_at += round_up(plan->parent.len[i], 512);
+	header->bat_at = to_be64(layout->bat_at);
+	plan->end = layout->bat_at + vhd_bat_len(layout);
+	plan->first = round_up(plan->end + layout->bitmap, VHD_ALIGN) - layout->bitmap;
+	if (plan->end + VHD_ALIGN + layout->entries * vhd_stride(layout) > VHD_FILE_MAX)
 		return td_fail(why, -EFBIG, "%s: with blocks of %llu bytes the file would become larger "
 			       "than 2 TiB", make->path, (unsigned long long)vhd_block(layout));
 	vhd_header_seal(header);
@@ -125,7 +128,6 @@ static int plan_tables(const struct td_create *make, struct plan *plan, struct t
 static int write_bat(struct td_file *file, const struct plan *plan, bool reserve)
 {
 	const struct vhd_layout *layout = &plan->layout;
-	uint64_t first = plan->end + round_up(layout->bitmap, VHD_ALIGN) - layout->bitmap;
 	uint64_t count = vhd_bat_len(layout) / 4;
 	AUTO_FREE be32 *buf = malloc(CHUNK);
 	int err = buf ? 0 : -ENOMEM;
@@ -134,7 +136,7 @@ static int write_bat(struct td_file *file, const struct plan *plan, bool reserve
 		n = min_u64(count - i, CHUNK / 4);
 		for (uint64_t k = 0; k < n; k++)
 			buf[k] = to_be32(reserve && i + k < layout->entries ?
-					 (first + (i + k) * vhd_stride(layout)) / 512 : VHD_NO_BLOCK);
+					 (plan->first + (i + k) * vhd_stride(layout)) / 512 : VHD_NO_BLOCK);
 		err = td_file_write(file, buf, n * 4, layout->bat_at + i * 4);
 	}
 	return err;
@@ -143,28 +145,15 @@ static int write_bat(struct td_file *file, const struct plan *plan, bool reserve
 static int write_bitmaps(struct td_file *file, const struct plan *plan)
 {
 	const struct vhd_layout *layout = &plan->layout;
-	uint64_t at = plan->end + round_up(layout->bitmap, VHD_ALIGN) - layout->bitmap;
 	AUTO_FREE void *bits = malloc(layout->bitmap);
 	int err = bits ? 0 : -ENOMEM;
 
 	if (bits)
 		memset(bits, 0xff, layout->bitmap);
 	for (uint64_t i = 0; i < layout->entries && !err; i++)
-		err = td_file_write(file, bits, layout->bitmap, at + i * vhd_stride(layout));
+		err = td_file_write(file, bits, layout->bitmap,
+				    plan->first + i * vhd_stride(layout));
 	return err;
-}
-
-static int write_batmap(struct td_file *file, const struct plan *plan)
-{
-	struct vhd_batmap head = {
-		.at = to_be64(plan->layout.batmap_at),
-		.sectors = to_be32(plan->layout.batmap_len / 512),
-		.version = to_be32(0x10002),
-		.checksum = to_be32(UINT32_MAX), /* of zeroes, which are there */
-	};
-
-	memcpy(head.cookie, "tdbatmap", 8);
-	return td_file_write(file, &head, sizeof(head), plan->batmap_head_at);
 }
 
 static int write_locators(struct td_file *file, const struct plan *plan)
@@ -182,15 +171,14 @@ static int write_locators(struct td_file *file, const struct plan *plan)
 static int write_sparse(struct td_file *file, const struct plan *plan, bool reserve)
 {
 	const struct vhd_layout *layout = &plan->layout;
-	uint64_t end = plan->end + (reserve ? layout->entries * vhd_stride(layout) : 0);
+	uint64_t end = reserve ? plan->first - round_up(layout->bitmap, VHD_ALIGN) +
+				 layout->bitmap + layout->entries * vhd_stride(layout) : plan->end;
 	int err = reserve ? td_file_allocate(file, 0, end) : td_file_truncate(file, end);
 
 	if (!err)
 		err = write_bat(file, plan, reserve);
 	if (!err && reserve)
 		err = write_bitmaps(file, plan);
-	if (!err)
-		err = write_batmap(file, plan);
 	if (!err)
 		err = write_locators(file, plan);
 	if (!err)

@@ -289,12 +289,13 @@ int vhd_parent_name(const char *path, const char *backing, const char *format,
 		    struct vhd_parent *out, struct td_why *why)
 {
 	const char *slash = strrchr(backing, '/'), *last = slash ? slash + 1 : backing;
-	bool absolute = *backing == '/', is_vhd = format && !strcmp(format, "vhd");
+	bool absolute = *backing == '/', is_vhd;
 	char windows[VHD_LOCATOR_MAX / 2], *url = out->name[0];
 	uint64_t at = locators_at;
 	size_t len;
 	int n;
 
+	is_vhd = format && (!strcmp(format, "vhd") || !strcmp(format, "vpc"));
 	memset(out, 0, sizeof(*out));
 	memset(header->parent_uuid, 0, sizeof(header->parent_uuid));
 	header->parent_timestamp = to_be32(0);
