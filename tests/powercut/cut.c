@@ -210,6 +210,8 @@ static bool ask_kept(const struct asked *ask, uint64_t at, bool kill)
 void cut_model(const struct log *log, uint64_t at, bool kill, struct model *model)
 {
 	model_init(model, log->disk_size, log->tag);
+	if (log->old_size)
+		model_set(model, log->old_size, log->disk_size - log->old_size, TAG_ZERO);
 	for (unsigned i = 0; i < log->asks; i++) {
 		const struct asked *ask = &log->asked[i];
 		if (ask->issued > at || !changes_disk(ask))
@@ -221,9 +223,21 @@ void cut_model(const struct log *log, uint64_t at, bool kill, struct model *mode
 	}
 }
 
+void cut_sizes(const struct log *log, uint64_t at, uint64_t size[2])
+{
+	size[0] = size[1] = log->disk_size;
+	if (log->old_size && at < log->resize_ended)
+		size[0] = log->old_size;
+	if (log->old_size && at < log->resize_began)
+		size[1] = log->old_size;
+}
+
 uint64_t cut_model_hash(const struct log *log, uint64_t at, bool kill)
 {
-	uint64_t hash = 0;
+	uint64_t size[2], hash = 0;
+
+	cut_sizes(log, at, size);
+	hash = mix(size[0], size[1]);
 
 	for (unsigned i = 0; i < log->asks && log->asked[i].issued <= at; i++)
 		if (changes_disk(&log->asked[i]))

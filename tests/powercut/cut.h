@@ -56,8 +56,10 @@ void rebuild_cut(struct rebuild *rebuild, const struct cut *cut);
 uint64_t rebuild_hash(const struct rebuild *rebuild); /* of now[] */
 void rebuild_end(struct rebuild *rebuild);
 
-/* What the disk may hold after a cut at that instant. */
+/* What the disk may hold after a cut at that instant. Its size is that of the log, or
+ * the old one until it has been resized: cut_sizes(). */
 void cut_model(const struct log *log, uint64_t at, bool kill, struct model *model);
+void cut_sizes(const struct log *log, uint64_t at, uint64_t size[2]);
 /* Instants of equal numbers allow the same content. */
 uint64_t cut_model_hash(const struct log *log, uint64_t at, bool kill);
 

@@ -30,6 +30,7 @@ struct format {
 	bool packed;
 	uint32_t cluster;      /* for create(); 0: its default */
 	uint64_t size;         /* of the disk; 0: DISK_SIZE */
+	uint64_t grows_to;     /* bytes, before or after the requests; 0: does not */
 	unsigned states;       /* that CI looks at, in thousands */
 	bool kills;            /* are looked at too */
 	/* An outside judge: qemu-img's name of the format, and whether its check
@@ -74,6 +75,7 @@ struct judge {
 	const struct log *log;
 	struct mirror mirror[LOG_FILES];
 	bool read_only;
+	uint64_t size[2];       /* the disk has one of these */
 	char survivors_in[300]; /* the folder */
 	struct rnd rnd;
 	/* states; dirty ones; adopted ones; also by qemu-img */

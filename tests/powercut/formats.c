@@ -14,6 +14,8 @@
 
 const struct format formats[] = {
 	{ .name = "aio", .type = "aio", .template = "aio:%f", .kills = true, .states = 2 },
+	{ .name = "aio-grows", .type = "aio", .template = "aio:%f", .kills = true,
+	  .grows_to = DISK_SIZE + 700 * KiB, .states = 1 },
 	{ .name = "qcow", .type = "qcow", .kills = true, .qemu = "qcow", .states = 2 },
 	{ .name = "qcow-overlay", .type = "qcow", .overlay = true, .kills = true,
 	  .qemu = "qcow", .states = 2 },
@@ -47,6 +49,9 @@ const struct format formats[] = {
 	  .make = "qemu-img convert -f raw -O qcow2 -o cluster_size=4K %b %f && "
 		  "qemu-img snapshot -c s %f",
 	  .qemu = "qcow2", .qemu_checks = true, .states = 2 },
+	/* small clusters: L1 has no room, and moves */
+	{ .name = "qcow2-grows", .type = "qcow2", .cluster = 512, .kills = true,
+	  .grows_to = 4 * MiB, .qemu = "qcow2", .qemu_checks = true, .states = 1 },
 	/* marked dirty, refcounts wrong: the repair is part of the run */
 	{ .name = "qcow2-dirty", .type = "qcow2", .overlay = true, .kills = true,
 	  .make = "qemu-img convert -f raw -O qcow2 -o cluster_size=4K,lazy_refcounts=on %b %f && "

@@ -65,6 +65,18 @@ static void judge_end_op(struct td_file_hook *base, uint64_t id, int err)
 
 /* ---- opening ------------------------------------------------------------------------ */
 
+/* The first open of a state finds out which of the sizes it has. */
+static void settle_size(struct judge *judge, struct rig *rig, struct model *model)
+{
+	require(rig->size == judge->size[0] || rig->size == judge->size[1],
+		"it has %llu bytes, not %llu or %llu", (unsigned long long)rig->size,
+		(unsigned long long)judge->size[0], (unsigned long long)judge->size[1]);
+	judge->size[0] = judge->size[1] = rig->size;
+	model_free(&rig->model); /* of the open's own */
+	rig->model = *model;
+	rig->model.size = rig->size;
+}
+
 static void judge_open(struct judge *judge, struct rig *rig, bool read_only, struct model *model)
 {
 	struct td_why why = { "" };
@@ -73,10 +85,10 @@ static void judge_open(struct judge *judge, struct rig *rig, bool read_only, str
 	rig->options.read_only = judge->read_only = read_only;
 	rig->options.hook = &judge->base;
 	rig->options.engine = NULL; /* libaio takes 20 ms to close */
-	rig->model = *model;
 	int err = rig_try_open(rig, judge->target, &why);
 	require(!err, "open %s: %s (%s)", read_only ? "read-only" : "for writing", why.text,
 		strerror(-err));
+	settle_size(judge, rig, model);
 }
 
 static void judge_close(struct rig *rig, struct model *model)

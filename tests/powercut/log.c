@@ -195,6 +195,19 @@ void log_answered(struct log *log, unsigned ask, int err)
 	pthread_mutex_unlock(&log->lock);
 }
 
+void log_resize(struct log *log, uint64_t to)
+{
+	log->old_size = log->disk_size;
+	log->disk_size = to;
+	log->resize_began = ++log->clock;
+	log->resize_ended = NEVER;
+}
+
+void log_resized(struct log *log)
+{
+	log->resize_ended = ++log->clock;
+}
+
 void log_settle(struct log *log)
 {
 	for (unsigned i = 0; i < log->asks; i++)

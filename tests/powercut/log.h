@@ -58,7 +58,9 @@ struct log {
 	pthread_mutex_t lock;
 	uint64_t clock, began;  /* cuts come after it */
 	uint32_t tag;           /* what the disk read as before all requests */
-	uint64_t disk_size;
+	uint64_t disk_size;     /* in the end */
+	uint64_t old_size;      /* before it was resized; 0: it was not */
+	uint64_t resize_began, resize_ended;
 	struct log_file file[LOG_FILES]; /* those that were changed or synced */
 	unsigned files;
 	struct deed *deed;
@@ -90,6 +92,9 @@ void log_deed_ended(struct log *log, unsigned deed, int err);
 unsigned log_asked(struct log *log, enum td_op op, unsigned flags, uint64_t offset,
 		   uint64_t len, uint32_t tag);
 void log_answered(struct log *log, unsigned ask, int err);
+/* The disk is about to get another size; and has it. */
+void log_resize(struct log *log, uint64_t to);
+void log_resized(struct log *log);
 /* The disk has been closed: all requests so far are safe, and the run begins. */
 void log_settle(struct log *log);
 

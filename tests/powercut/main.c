@@ -141,6 +141,22 @@ static void rig_over(struct rig *rig)
 	rig_end(rig);
 }
 
+/* As in open, nothing may be held back by the hook meanwhile. */
+static void grow(struct explorer *ex, struct rig *rig)
+{
+	struct td_image *top = td_disk_top(rig->disk);
+	bool shuffle = rig->hook.shuffle;
+	struct td_why why = { "" };
+
+	rig->hook.shuffle = false;
+	log_resize(&ex->log, ex->format->grows_to);
+	int err = top->driver->resize(top, ex->format->grows_to, &why);
+	require(!err, "resize: %s (%s)", why.text, strerror(-err));
+	log_resized(&ex->log);
+	rig->hook.shuffle = shuffle;
+	rig->size = td_disk_size(rig->disk);
+}
+
 /* In half of the runs the image has been used before, and in half of them its
  * closing is part of the run. */
 static void record_run(struct explorer *ex, const struct target *target, struct rnd *rnd)
@@ -159,7 +175,12 @@ static void record_run(struct explorer *ex, const struct target *target, struct 
 	}
 	work_draw(&work, ex->steps, rnd);
 	rig_open_for(ex, &rig, target, true);
+	bool first = rnd_below(rnd, 2);
+	if (ex->format->grows_to && first)
+		grow(ex, &rig);
 	work_do(&work, &rig, &ex->log, rnd);
+	if (ex->format->grows_to && !first)
+		grow(ex, &rig);
 	if (rnd_below(rnd, 2))
 		log_detach(&ex->log, &rig);
 	rig_over(&rig);
@@ -227,6 +248,7 @@ static bool look_at(void *arg, const struct cut *cut)
 	looking_at = cut;
 	rebuild_cut(&ex->rebuild, cut);
 	model_renew(ex, cut);
+	cut_sizes(&ex->log, cut->at, ex->judge.size);
 	if (seen_add(ex, state_hash(ex, survivors))) {
 		judge_state(&ex->judge, &ex->rebuild, survivors, &ex->model,
 			    ex->judge.judged % OUTSIDE_EVERY == OUTSIDE_EVERY / 2);
