@@ -91,6 +91,7 @@ const struct broken broken_rules[] = {
 	{ "qcow-data-before-entry", "qcow-overlay" },
 	{ "qcow-table-linked-before-answer", "qcow-many-tables", 32 },
 	{ "qcow2-counts-before-clean", "qcow2-dirty" },
+	{ "qcow2-shown-before-header", "qcow2-grows" },
 	{ "format-data-before-entry", "qcow2-overlay" },
 	{ "format-stages-in-order", "qcow2-snapshot" },
 	{ "format-drops-after-entries", "qcow2-overlay-small" },
