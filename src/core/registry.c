@@ -6,6 +6,7 @@
  */
 #include "core/registry.h"
 
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
@@ -174,6 +175,25 @@ const struct td_driver *td_registry_find(struct td_registry *registry, const cha
 		return NULL;
 	}
 	return driver;
+}
+
+void td_registry_load_all(struct td_registry *registry)
+{
+	DIR *dir = opendir(registry->plugin_dir);
+	struct td_why why;
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir))) {
+		AUTO_FREE char *type = strdup(entry->d_name);
+		char *end = type ? strstr(type, ".so") : NULL;
+
+		if (!end || end[3])
+			continue;
+		*end = '\0';
+		td_registry_find(registry, type, &why);
+	}
+	if (dir)
+		closedir(dir);
 }
 
 void td_registry_each(const struct td_registry *registry,

@@ -25,6 +25,10 @@ int td_registry_add_all(struct td_registry *registry,
 int td_registry_load(struct td_registry *registry, const char *path,
 		     const struct td_driver **out, struct td_why *why);
 
+/* Loads all that are in the plug-in folder, for lists; those that cannot be loaded
+ * are left out. */
+void td_registry_load_all(struct td_registry *registry);
+
 const struct td_driver *td_registry_find(struct td_registry *registry,
 					 const char *type, struct td_why *why);
 /* Calls each(arg, driver) for every driver known by now. */

@@ -69,7 +69,7 @@ struct tapdisk {
 static void say_keys(const struct td_option *key)
 {
 	for (; key && key->name; key++)
-		printf("      %-9s %s\n", key->name, key->help);
+		printf("      %-16s %s\n", key->name, key->help);
 }
 
 static void say_driver(void *arg, const struct td_driver *driver)
@@ -84,6 +84,7 @@ static void print_help(struct td_registry *registry)
 	     "Serves one disk image. Options:");
 	td_args_help(rows);
 	puts("\nDrivers, and the keys they take:");
+	td_registry_load_all(registry);
 	td_registry_each(registry, say_driver, NULL);
 	puts("  all");
 	say_keys(td_disk_keys);
