@@ -121,6 +121,7 @@ int td_space_find(struct td_space *space, struct td_park *park, uint64_t least,
 void td_space_take(struct td_space *space, uint64_t at, uint64_t len);
 /* Gives back room that reads as zeroes. */
 void td_space_give(struct td_space *space, uint64_t at, uint64_t len);
+bool td_space_has_freed(const struct td_space *space);
 struct td_file *td_space_file(const struct td_space *space);
 /* No room is left before that offset of the file. */
 uint64_t td_space_end(const struct td_space *space);
@@ -207,6 +208,8 @@ void td_map_submit(struct td_map *map, struct td_req *req);
  * and is used again, once that is durable and all I/O that saw it has ended.
  */
 void td_map_drop(struct td_map *map, uint64_t at, uint64_t len);
+/* Whether anything has been dropped that has not come to space yet. */
+bool td_map_drops(const struct td_map *map);
 
 /* Stores of entries that a kill cannot halve. value is as it lies on disk. */
 static inline void td_set64(void *at, uint64_t value)

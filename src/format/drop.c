@@ -174,6 +174,11 @@ void td_map_drop(struct td_map *map, uint64_t at, uint64_t len)
 		td_defer(map->img->queue, &drops->defer);
 }
 
+bool td_map_drops(const struct td_map *map)
+{
+	return map->drops.running || map->drops.nexts;
+}
+
 static void hurried(struct td_park *park, int err)
 {
 	container_of(park, struct map_drops, hurry)->hurrying = false;

@@ -204,6 +204,11 @@ void td_space_give(struct td_space *space, uint64_t at, uint64_t len)
 		space->run[space->runs++] = (struct run){ at, len };
 }
 
+bool td_space_has_freed(const struct td_space *space)
+{
+	return space->runs;
+}
+
 struct td_file *td_space_file(const struct td_space *space)
 {
 	return space->file;

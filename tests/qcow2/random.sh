@@ -52,6 +52,20 @@ chain() {
 	writes three model seed="$1"
 }
 
+# What is free is used again: the file does not grow for ever.
+reuse() {
+	rm -f a model
+	must "$QCOW_CREATE" -q -f qcow2 20M a
+	truncate -s 20M model
+	for n in 1 2 3 4 5 6 7 8; do
+		must qemu-io -f qcow2 -c 'discard 0 20M' a
+		truncate -s 0 model
+		truncate -s 20M model
+		writes a model seed="$1$n" ops=600
+	done
+	[ "$(stat -c %s a)" -lt $((64 * 1048576)) ] || fail "the file has $(stat -c %s a) bytes"
+}
+
 refcounts() {
 	for bits in 1 2 4 8 16 32 64; do
 		image a 9M -o cluster_size=512,refcount_bits=$bits

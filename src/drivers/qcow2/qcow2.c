@@ -87,6 +87,7 @@ static int open_map(struct qcow2 *q, struct td_why *why)
 	};
 	int err = 0;
 
+	q->reuse.to = td_file_size(q->file) / cluster;
 	if (!q->img->read_only)
 		err = td_space_new(q->img, q->file, q->cache, cluster,
 				   round_up(td_file_size(q->file), cluster), &q->space, why);

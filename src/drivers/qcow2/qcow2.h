@@ -7,6 +7,7 @@
  *   refs.c    refcounts: who has a cluster; places for new ones
  *   table.c   a longer refcount table; a copy of a table that a snapshot shares
  *   packed.c  compressed clusters     create.c, check.c
+ *   reuse.c   what was free already
  *   snapshot.c  snapshots within      change.c  another size, another backing file
  */
 #ifndef QCOW2_H
@@ -54,6 +55,7 @@ struct qcow2 {
 	struct td_map *map;
 	uint32_t page;         /* of the cache */
 	struct qcow2_job longer;  /* the refcount table becomes longer */
+	struct qcow2_job reuse;   /* free clusters are looked for, up to that number to */
 	struct qcow2_job unshare; /* an L2 table is copied */
 };
 
@@ -81,6 +83,15 @@ uint64_t qcow2_ref_max(const struct qcow2 *q);
 /* A refcount within its block's bytes; bit_at: of its first bit. */
 uint64_t qcow2_ref_get(const struct qcow2 *q, const void *block, uint64_t index);
 void qcow2_ref_set(const struct qcow2 *q, void *block, uint64_t index, uint64_t value);
+
+/* The page with a cluster's refcount, NULL if there is no block of it, and how many
+ * clusters from it on have theirs there; which of the page's it is. */
+int qcow2_refs_page(struct qcow2 *q, struct td_park *park, uint64_t cluster, void **page,
+		    uint64_t *left);
+uint64_t qcow2_ref_index(const struct qcow2 *q, uint64_t cluster);
+
+/* reuse.c: looks for free clusters, if none are known. */
+void qcow2_reuse(struct qcow2 *q);
 
 /* table.c */
 int qcow2_table_longer(struct qcow2 *q, struct td_park *park);

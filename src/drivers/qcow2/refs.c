@@ -149,8 +149,10 @@ int qcow2_take(struct qcow2 *q, struct td_park *park, uint64_t *len, uint64_t *a
 		n = take_free(q, &ref, *len >> q->layout.cluster_bits);
 		td_space_take(q->space, *at, max_u64(n, 1) << q->layout.cluster_bits);
 		*len = n << q->layout.cluster_bits;
-		if (n)
+		if (n) {
+			qcow2_reuse(q);
 			return 0;
+		}
 		skips++;
 	}
 	td_say(q->img, LOG_ERR, "clusters past the end of the file are in use: check the image");
@@ -200,4 +202,24 @@ int qcow2_ref_add(struct qcow2 *q, struct td_park *park, uint64_t at, int by, ui
 	td_cache_dirty(q->cache, ref.page, QCOW2_REFS);
 	qcow2_ref_set(q, ref.page, ref.index, *left);
 	return 0;
+}
+
+uint64_t qcow2_ref_index(const struct qcow2 *q, uint64_t cluster)
+{
+	return cluster & ((((uint64_t)q->page * 8) >> q->layout.refcount_order) - 1);
+}
+
+int qcow2_refs_page(struct qcow2 *q, struct td_park *park, uint64_t cluster, void **page,
+		    uint64_t *left)
+{
+	unsigned order = q->layout.refcount_order;
+	uint64_t in_block = cluster & ((1ull << qcow2_block_bits(&q->layout)) - 1), block;
+	uint64_t index = qcow2_ref_index(q, cluster);
+	int err = block_of(q, park, cluster, &block);
+
+	*page = NULL;
+	*left = (((uint64_t)q->page * 8) >> order) - index;
+	if (err || !block)
+		return err;
+	return td_cache_get(q->cache, block + (((in_block - index) << order) / 8), park, page);
 }
