@@ -172,6 +172,14 @@ struct td_map_ops {
 	int (*release)(struct td_image *img, struct td_park *park, uint64_t at, bool *gone);
 	/* On a worker thread: unpacks one unit. */
 	int (*unpack)(struct td_image *img, const void *from, size_t len, void *to);
+	/* For TD_COMPRESS; NULL: without. On a worker thread: packs a unit into at most
+	 * *len bytes, which becomes what it took; an error if it takes more. */
+	int (*pack)(struct td_image *img, const void *from, void *to, size_t *len);
+	/* Room for so many packed bytes, in whole sectors. */
+	int (*place_packed)(struct td_image *img, struct td_park *park, uint64_t len,
+			    uint64_t *at);
+	/* Ready: maps a unit to them. */
+	int (*set_packed)(struct td_image *img, uint64_t offset, uint64_t at, uint64_t len);
 };
 
 struct td_map;

@@ -17,7 +17,7 @@ struct piece *piece_begin(struct td_map *map, struct td_req *req,
 	return piece;
 }
 
-static void piece_retry(struct td_req *req)
+void piece_retry(struct td_req *req)
 {
 	struct piece *piece = td_scratch(req->image, req);
 
@@ -113,6 +113,11 @@ void td_map_submit(struct td_map *map, struct td_req *req)
 		map_extents(map, req);
 		break;
 	case TD_WRITE:
+		if (req->flags & TD_COMPRESS && map_pack(map, req))
+			break;
+		req->flags &= ~TD_COMPRESS;
+		map_write(map, req);
+		break;
 	case TD_WRITE_ZEROES:
 	case TD_DISCARD:
 		map_write(map, req);

@@ -6,6 +6,7 @@
  *   read.c   READ, EXTENTS         packed.c  compressed units, and buffers
  *   write.c  WRITE, WRITE_ZEROES, DISCARD: the walk from spot to spot
  *   grow.c   first writes that must be filled or must not be seen early
+ *   pack.c   units to be compressed
  *   drop.c   units of the file that nobody shows any more
  */
 #ifndef FORMAT_MAP_H
@@ -100,6 +101,8 @@ struct piece *piece_begin(struct td_map *map, struct td_req *req,
 			  void (*go)(struct td_park *park, int err));
 /* A child for len bytes from parent->pos on; NULL: parent waits. */
 struct piece *piece_child(struct piece *parent, uint64_t len);
+/* td_wait()'s again(). */
+void piece_retry(struct td_req *req);
 /* The request ends. */
 void piece_end(struct piece *piece, int err);
 
@@ -135,6 +138,9 @@ uint64_t grow_begins(const struct piece *grow);
 struct piece *grow_find(struct td_map *map, uint64_t offset, uint64_t len);
 /* A place for what the piece writes at its pos. 0: *done bytes are taken care of. */
 int grow_start(struct piece *piece, const struct td_spot *spot, uint64_t left, uint64_t *done);
+
+/* pack.c: stores a request compressed; false: it cannot be. */
+bool map_pack(struct td_map *map, struct td_req *req);
 
 /* packed.c */
 int buffers_open(struct td_map *map);

@@ -349,8 +349,12 @@ static void drop_old(struct qcow2 *q, uint64_t entry, uint64_t now)
 		at = round_down(at, cluster);
 		end = round_up(end, cluster);
 	}
-	if (at && at != now)
-		td_map_drop(q->map, at, end - at);
+	if (!at || at == now)
+		return;
+	/* nothing more goes into a cluster that may lose its last owner */
+	if (q->packed_at > at && q->packed_at <= end)
+		q->packed_at = 0;
+	td_map_drop(q->map, at, end - at);
 }
 
 static unsigned entry_step(const struct qcow2 *q)
@@ -399,5 +403,24 @@ int qcow2_clear(struct td_image *img, uint64_t offset, uint64_t len, bool zero)
 			td_set64(entry, htobe64(zero ? QCOW2_ZERO : 0));
 		drop_old(q, old, 0);
 	}
+	return 0;
+}
+
+int qcow2_set_packed(struct td_image *img, uint64_t offset, uint64_t at, uint64_t len)
+{
+	struct qcow2 *q = qcow2_of(img);
+	unsigned bits = 62 - (q->layout.cluster_bits - 8);
+	uint64_t sectors = (at % 512 + len + 511) / 512 - 1, old;
+	be64 *entry = entry_ready(q, offset);
+
+	if (!entry)
+		return -EIO;
+	old = from_be64(*entry);
+	td_cache_dirty(q->cache, entry, QCOW2_L2);
+	if (q->layout.extended)
+		td_set128(entry, htobe64(QCOW2_PACKED | sectors << bits | at), 0);
+	else
+		td_set64(entry, htobe64(QCOW2_PACKED | sectors << bits | at));
+	drop_old(q, old, 0);
 	return 0;
 }

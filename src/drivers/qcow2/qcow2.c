@@ -17,6 +17,9 @@ static const struct td_map_ops ops = {
 	.clear = qcow2_clear,
 	.release = qcow2_release,
 	.unpack = qcow2_unpack,
+	.pack = qcow2_pack,
+	.place_packed = qcow2_place_packed,
+	.set_packed = qcow2_set_packed,
 };
 
 /* ---- open --------------------------------------------------------------------- */
@@ -287,7 +290,8 @@ const struct td_driver qcow2_driver = {
 	.size = sizeof(struct td_driver),
 	.name = "qcow2",
 	.summary = "qcow2, versions 2 and 3: a sparse image, or an overlay over another one",
-	.can = TD_CAN_WRITE | TD_CAN_DISCARD | TD_CAN_WRITE_ZEROES | TD_CAN_EXTENTS,
+	.can = TD_CAN_WRITE | TD_CAN_DISCARD | TD_CAN_WRITE_ZEROES | TD_CAN_EXTENTS |
+	       TD_CAN_COMPRESS,
 	.state_size = sizeof(struct qcow2),
 	.req_size = TD_MAP_REQ_SIZE,
 	.options = options,

@@ -54,6 +54,7 @@ struct qcow2 {
 	struct td_space *space;
 	struct td_map *map;
 	uint32_t page;         /* of the cache */
+	uint64_t packed_at, packed_end; /* room behind the last compressed cluster */
 	struct qcow2_job longer;  /* the refcount table becomes longer */
 	struct qcow2_job reuse;   /* free clusters are looked for, up to that number to */
 	struct qcow2_job unshare; /* an L2 table is copied */
@@ -98,6 +99,9 @@ int qcow2_table_longer(struct qcow2 *q, struct td_park *park);
 int qcow2_l2_unshare(struct qcow2 *q, struct td_park *park, uint64_t index, uint64_t from);
 
 /* packed.c */
+int qcow2_pack(struct td_image *img, const void *from, void *to, size_t *len);
+int qcow2_place_packed(struct td_image *img, struct td_park *park, uint64_t len, uint64_t *at);
+int qcow2_set_packed(struct td_image *img, uint64_t offset, uint64_t at, uint64_t len);
 int qcow2_unpack(struct td_image *img, const void *from, size_t len, void *to);
 
 int qcow2_create(const struct td_create *make, struct td_why *why);
