@@ -78,6 +78,7 @@ static void map_it(struct td_park *park, int err)
 	struct td_image *img = grow->map->img;
 	uint64_t len = grow->size;
 
+	epoch_leave(grow); /* nothing of the old place is read any more */
 	if (!err)
 		err = td_cache_room(grow->map->config.cache, park);
 	if (!err)

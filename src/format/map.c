@@ -56,6 +56,7 @@ void piece_end(struct piece *piece, int err)
 
 void epoch_enter(struct piece *piece)
 {
+	piece->inside = true;
 	piece->side = piece->map->side;
 	piece->map->busy[piece->side]++;
 }
@@ -64,6 +65,9 @@ void epoch_leave(struct piece *piece)
 {
 	struct td_map *map = piece->map;
 
+	if (!piece->inside)
+		return;
+	piece->inside = false;
 	if (!--map->busy[piece->side] && piece->side != map->side)
 		drops_drained(map);
 }

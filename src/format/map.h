@@ -36,6 +36,7 @@ struct piece {
 	struct map_buffer *buffer;
 	void (*filled)(struct piece *piece, int err); /* its buffer has been */
 	uint8_t side;            /* of the epoch */
+	bool inside;             /* is in it */
 	/* a child that gives grains a place: a grow */
 	struct td_spot old;      /* what was there */
 	uint64_t from, size;     /* the grains, on the disk */
@@ -106,7 +107,8 @@ void piece_retry(struct td_req *req);
 /* The request ends. */
 void piece_end(struct piece *piece, int err);
 
-/* The epoch: between these a unit of the file that the piece has seen stays. */
+/* The epoch: between these a unit of the file that the piece has seen stays. Who is
+ * inside must not wait for drops: they wait for it. Leaving twice is harmless. */
 void epoch_enter(struct piece *piece);
 void epoch_leave(struct piece *piece);
 /* The step of a child whose I/O saw the map: that is over. */

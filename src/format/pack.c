@@ -18,7 +18,6 @@ static void over(struct piece *piece, int err)
 	piece->waiters = (struct td_parks){ 0 };
 	list_del(&piece->link);
 	buffer_put(piece);
-	epoch_leave(piece);
 	piece_end(piece, err);
 	td_parks_go(&waiters, 0);
 }
@@ -108,7 +107,6 @@ static void write_plain(struct piece *piece)
 	piece->waiters = (struct td_parks){ 0 };
 	list_del(&piece->link);
 	buffer_put(piece);
-	epoch_leave(piece);
 	piece->req->flags &= ~TD_COMPRESS;
 	map_write(piece->map, piece->req);
 	td_parks_go(&waiters, 0);
@@ -155,7 +153,6 @@ static void pack_start(struct td_park *park, int err)
 	}
 	piece->from = piece->req->offset;
 	piece->size = piece->map->config.unit;
-	epoch_enter(piece);
 	list_add(&piece->map->grows, &piece->link);
 	piece->park.go = pack;
 	pack(park, 0);

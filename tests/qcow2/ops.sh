@@ -104,6 +104,24 @@ backing() {
 	grep -q 'backing file format: raw' out.txt || fail "$(cat out.txt)"
 }
 
+# Compressed by us: others read it, and we write over it.
+packs() {
+	content
+	for kind in cluster_size=64K cluster_size=4K cluster_size=64K,compression_type=zstd \
+		cluster_size=16K,refcount_bits=1 cluster_size=1K,refcount_bits=2; do
+		image a $((9 * 1048576 + 1536)) -o $kind
+		must "$TAP_IMG" convert -q -n -c -f raw -O qcow2 raw a
+		must qemu-img check -f qcow2 a
+		[ $kind = cluster_size=16K,refcount_bits=1 ] ||
+			grep -q '[1-9][0-9.]*% compressed' out.txt || fail "$kind: $(cat out.txt)"
+		sound a raw
+		cp raw model
+		writes a model ops=500
+		must "$TAP_IMG" convert -q -n -c -f raw -O qcow2 raw a
+		sound a raw
+	done
+}
+
 repairs() {
 	content
 	rm -f a
