@@ -25,7 +25,6 @@
 
 #include "drivers/nbd/nbd.h"
 
-#define DIAL_MS 5000        /* for all connections together */
 #define DRAIN_MS 200
 #define BACKOFF_MIN_MS 100
 #define BACKOFF_MAX_MS 2000
@@ -152,59 +151,6 @@ static void find_gone(struct nbd *nbd)
 }
 
 /* ---- finding it again ---------------------------------------------------- */
-
-static void dial_close(struct dial *dial)
-{
-	for (unsigned i = 0; i < dial->count; i++)
-		nbd_close(dial->handle[i]);
-	dial->count = 0;
-}
-
-/* What was promised to the guest must still be so. */
-static int facts_agree(const struct nbd *nbd, const struct facts *now, struct td_why *why)
-{
-	const struct facts *was = &nbd->facts;
-
-	if (now->size != was->size)
-		return td_fail(why, -EIO, "the export has %llu bytes now, not %llu",
-			       (unsigned long long)now->size,
-			       (unsigned long long)was->size);
-	if (now->block > was->block || now->max < was->max ||
-	    (now->read_only && !nbd->img->read_only) || (was->flush && !now->flush) ||
-	    (was->fua && !now->fua) || (was->trim && !now->trim) ||
-	    (was->zero && !now->zero) || (was->extents && !now->extents))
-		return td_fail(why, -EIO, "the server can do less now than it could");
-	return 0;
-}
-
-/* Blocks: on a worker thread, or in open. */
-static int dial_run(struct td_work *work)
-{
-	struct dial *dial = container_of(work, struct dial, work);
-	struct nbd *nbd = dial->nbd;
-	uint64_t deadline_ms = nbd_now_ms() + DIAL_MS;
-	unsigned wanted = 1;
-	int err = 0;
-
-	for (dial->count = 0; dial->count < wanted; dial->count++) {
-		err = conn_dial(nbd, deadline_ms, &dial->handle[dial->count], &dial->why);
-		if (err)
-			break;
-		if (dial->count)
-			continue;
-		err = conn_facts(dial->handle[0], &dial->facts, &dial->why);
-		if (!err && nbd->facts.size)
-			err = facts_agree(nbd, &dial->facts, &dial->why);
-		if (err) {
-			dial->count = 1;
-			break;
-		}
-		wanted = dial->facts.multi ? nbd->connections : 1;
-	}
-	if (err)
-		dial_close(dial);
-	return err;
-}
 
 static int adopt(struct nbd *nbd)
 {

@@ -5,6 +5,7 @@
  *   nbd.c    the driver's table; a guest's request becomes one command or several
  *   link.c   the server as a whole: commands wait, are sent, are repeated when
  *            connections are lost, or fail when it is gone for too long
+ *   dial.c   makes the connections, on a worker thread
  *   conn.c   one connection: a handle of libnbd, driven by our loop
  *   kept.c   writes that the server has acknowledged but not flushed yet
  *
@@ -176,6 +177,9 @@ struct nbd {
 };
 
 uint64_t nbd_now_ms(void);
+
+/* dial.c: fills struct dial. Blocks. */
+int dial_run(struct td_work *work);
 
 int link_open(struct nbd *nbd, struct td_why *why);
 void link_close(struct nbd *nbd);
