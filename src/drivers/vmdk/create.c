@@ -354,7 +354,7 @@ static int add_extents(struct plan *plan, struct td_why *why)
 			return err;
 		err = add(plan, "RW %llu %s \"%s\"%s\n",
 			  (unsigned long long)extent_size(plan, i) / 512, plan->sub->line,
-			  basename(path), plan->sub->type == VMDK_FLAT ? " 0" : "");
+			  basename(path), plan->sub->line[0] == 'F' ? " 0" : "");
 	}
 	return err;
 }
