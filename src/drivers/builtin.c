@@ -8,6 +8,7 @@ extern const struct td_driver aio_driver;
 extern const struct td_driver qcow_driver;
 extern const struct td_driver qcow2_driver;
 extern const struct td_driver ram_driver;
+extern const struct td_driver vdi_driver;
 extern const struct td_driver vhd_driver;
 extern const struct td_driver vmdk_driver;
 
@@ -16,6 +17,7 @@ const struct td_driver *const td_builtin_drivers[] = {
 	&ram_driver,
 	&qcow_driver,
 	&qcow2_driver,
+	&vdi_driver,
 	&vhd_driver,
 	&vmdk_driver,
 	NULL,

@@ -68,6 +68,10 @@ const struct format formats[] = {
 	{ .name = "vhd-overlay", .type = "vhd", .overlay = true, .kills = true, .states = 1 },
 	{ .name = "vhd-overlay-small", .type = "vhd", .cluster = 4096, .overlay = true,
 	  .kills = true, .states = 1 },
+	/* qemu-img's check takes places without an owner for faults. It reads blocks of
+	 * 1 MiB only. */
+	{ .name = "vdi", .type = "vdi", .kills = true, .qemu = "vdi", .states = 1 },
+	{ .name = "vdi-small", .type = "vdi", .cluster = 4096, .kills = true, .states = 2 },
 	{ .name = "vmdk", .type = "vmdk", .kills = true, .qemu = "vmdk", .qemu_checks = true,
 	  .states = 1 },
 	{ .name = "vmdk-small", .type = "vmdk", .cluster = 4096, .kills = true, .qemu = "vmdk",
