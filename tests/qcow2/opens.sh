@@ -20,8 +20,9 @@ peek() { # IMAGE AT LENGTH
 
 # A writer of the others' died: refcounts are counted anew, nothing is lost.
 dirty() {
-	for bits in 16 1; do
-		image a 9M -o lazy_refcounts=on,refcount_bits=$bits,cluster_size=4K
+	for kind in refcount_bits=16,cluster_size=4K refcount_bits=1,cluster_size=4K \
+		refcount_bits=64,cluster_size=512; do
+		image a 9M -o lazy_refcounts=on,$kind
 		for n in 1 2 3; do
 			( qemu-io -f qcow2 -c "write -P $n ${n}M 700k" -c flush -c abort a ) \
 				>/dev/null 2>&1
