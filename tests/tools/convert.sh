@@ -139,9 +139,9 @@ full-disk() {
 }
 
 big() { # a source that takes a while
-	truncate -s 2G raw
+	truncate -s 600M raw
 	for i in 0 1 2; do
-		noise 30M | dd of=raw bs=1M seek=$((i * 500)) conv=notrunc status=none
+		noise 30M | dd of=raw bs=1M seek=$((i * 200)) conv=notrunc status=none
 	done
 }
 
@@ -221,9 +221,9 @@ fragments() { # data and holes of all sizes, at odd places
 		import random
 		random.seed(5)
 		with open("raw", "wb") as f:
-		    f.truncate(200 << 20)
+		    f.truncate(50 << 20)
 		    at = 0
-		    while at < 190 << 20:
+		    while at < 45 << 20:
 		        n = 512 * random.choice((1, 7, 8, 9, 100, 129, 1000))
 		        f.seek(at)
 		        f.write(random.randbytes(n))
