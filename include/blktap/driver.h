@@ -338,6 +338,8 @@ struct td_image {
 	const char      *target;     /* what follows "type:", mostly a path */
 	bool             read_only;  /* not one byte of any file may change */
 	bool             shared;     /* shared=on was asked for */
+	bool             repair;     /* to be repaired by check(): damage that is marked
+	                                is no reason not to open it for writing */
 	struct td_files *files;
 	struct td_queue *queue;      /* the home queue */
 	void            *state;      /* state_size bytes, zeroed, then options */

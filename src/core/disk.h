@@ -25,6 +25,7 @@ struct td_disk_options {
 	/* Images below the top one are not opened: for who changes what an image says
 	 * of them, and asks for no content. The driver must have set_backing. */
 	bool alone;
+	bool repair;           /* the top image is to be repaired, and not used */
 	/* Another disk of this process: its top image may be one of this disk's too,
 	 * below the top, and is not locked again. Neither is then to read what the
 	 * other writes. */

@@ -140,6 +140,7 @@ int image_open(struct td_disk *disk, struct image_core *above, const char *type,
 	core->img.scratch_at = disk->scratch;
 	core->img.read_only = read_only || !(driver->can & TD_CAN_WRITE);
 	core->img.shared = shared;
+	core->img.repair = !above && disk->options.repair;
 	disk->scratch += round_up(driver->req_size, 16);
 	if (shared && !(driver->can & TD_CAN_SHARE)) {
 		err = td_fail(why, -EINVAL, "%s: a %s image cannot have several writers",

@@ -216,6 +216,26 @@ devices() {
 	refuses "$dev: too small" "$img" convert --force -f qcow2 -O raw a "$dev"
 }
 
+compressed() {
+	content raw
+	yes 'what compresses well' | head -c 6M >>raw
+	truncate -s +3M raw
+	for cluster in 4K 64K 1M; do
+		rm -f plain packed
+		must "$img" convert -f raw -O qcow2 -o cluster_size=$cluster raw plain
+		must "$img" convert -c -f raw -O qcow2 -o cluster_size=$cluster raw packed
+		equal qcow2 packed raw
+		must qemu-img check -q packed
+		ends 0 "$img" check --json -f qcow2 packed
+		is 'd["compressed-clusters"] > 5' True
+		[ $(($(stat -c %s packed) * 3)) -lt $(($(stat -c %s plain) * 2)) ] ||
+			fail "$cluster: $(stat -c %s packed) of $(stat -c %s plain) bytes"
+		must "$img" convert -f qcow2 -O raw --force packed back
+		cmp raw back || fail "$cluster: reads otherwise"
+	done
+	refuses 'raw does not write compressed' "$img" convert -c raw:raw raw:x
+}
+
 fragments() { # data and holes of all sizes, at odd places
 	python3 - <<-'END'
 		import random

@@ -121,7 +121,13 @@ check() {
 	ends 0 "$img" check -f qcow2 a
 	must qemu-img check -q a
 	equal qcow2 a raw
-	must qemu-io -f qcow2 -c 'write 0 64k' -c 'sleep 0' a # it can be written still
+	# marked corrupt: nobody writes it until it has been repaired
+	python3 -c 'f = open("a", "r+b"); f.seek(79); f.write(bytes([2]))'
+	refuses 'a: is marked corrupt' "$img" resize -f qcow2 a +1M
+	ends 1 "$img" check -r leaks -f qcow2 gone
+	ends 0 "$img" check -r all -f qcow2 a
+	must "$img" resize -f qcow2 a +1M
+	must qemu-img check -q a
 }
 
 map-as-qemu-img-has-it() {

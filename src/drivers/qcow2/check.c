@@ -326,6 +326,19 @@ static void walk_end(struct walk *walk)
 	free(walk->table);
 }
 
+/* All that was wrong has been put right: the mark goes. */
+static int unmark(struct qcow2 *q, const struct td_check *check)
+{
+	be64 bits;
+
+	if (!(q->layout.incompatible & QCOW2_CORRUPT) || check->repair != TD_REPAIR_ALL ||
+	    check->corruptions != check->corruptions_fixed)
+		return 0;
+	q->layout.incompatible &= ~(uint64_t)QCOW2_CORRUPT;
+	bits = to_be64(q->layout.incompatible);
+	return qcow2_head_write(q, &bits, sizeof(bits), offsetof(struct qcow2_header, incompatible));
+}
+
 int qcow2_check(struct td_image *img, struct td_check *check, struct td_why *why)
 {
 	struct qcow2 *q = img->state;
@@ -343,6 +356,8 @@ int qcow2_check(struct td_image *img, struct td_check *check, struct td_why *why
 			err = qcow2_flags_mend(q, &check->corruptions_fixed);
 		if (!err && check->repair)
 			err = td_cache_sync(q->cache);
+		if (!err)
+			err = unmark(q, check);
 		td_cache_block(q->cache, false);
 		if (err)
 			td_fail(why, err, "%s: cannot read its tables: %s",

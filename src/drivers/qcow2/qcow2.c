@@ -131,7 +131,7 @@ static int prepare(struct qcow2 *q, struct td_why *why)
 	be64 bits;
 	int err = 0;
 
-	if (layout->incompatible & QCOW2_CORRUPT)
+	if (layout->incompatible & QCOW2_CORRUPT && !q->img->repair)
 		return td_fail(why, -EINVAL, "%s: is marked corrupt: open it read-only, or repair it",
 			       path);
 	if (layout->extended && layout->snapshots)

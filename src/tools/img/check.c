@@ -106,6 +106,7 @@ static int check(struct tool_run *run, const struct options *options, struct img
 static int check_run(struct tool_run *run, void *arg, char **words, int count)
 {
 	const struct options *options = arg;
+	struct td_disk_options how = { 0 };
 	struct img_disk disk = { 0 };
 	enum td_repair repair;
 	int code = ask(run, options->repair, &repair);
@@ -118,7 +119,8 @@ static int check_run(struct tool_run *run, void *arg, char **words, int count)
 		code = img_cannot(run, &disk, NO_CHECK, repair > TD_REPAIR_LEAKS ?
 				  "repairs no errors" : "repairs no leaks");
 	if (!code) {
-		disk.disk = name_open(run, &disk.name, !repair);
+		how.repair = repair;
+		disk.disk = name_open_with(run, &disk.name, !repair, &how);
 		code = disk.disk ? check(run, options, &disk, repair) : NOT_CHECKED;
 	}
 	if (img_close(run, &disk) && code == SOUND)
