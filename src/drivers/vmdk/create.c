@@ -94,6 +94,9 @@ static int plan_numbers(struct plan *plan, struct td_why *why)
 			       plan->sub->name, (unsigned long long)max);
 	if (make->backing && plan->sub->type != VMDK_SPARSE)
 		return td_fail(why, -EINVAL, "%s: a flat image has no parent", make->path);
+	if (make->backing && make->reserve)
+		return td_fail(why, -EINVAL, "%s: the space of an image over another one cannot be "
+			       "taken before: nothing would show through", make->path);
 	return 0;
 }
 
@@ -422,6 +425,31 @@ int vmdk_create(const struct td_create *make, struct td_why *why)
 			err = file_make(plan, make->path, 0, why);
 		if (err)
 			extents_unmake(plan);
+	}
+	free(plan);
+	return err;
+}
+
+int vmdk_measure(const struct td_create *make, struct td_measure *out, struct td_why *why)
+{
+	struct plan *plan = calloc(1, sizeof(*plan));
+	int err = plan ? 0 : td_fail(why, -ENOMEM, "%s: no memory", make->path);
+
+	if (!err) {
+		plan->make = make;
+		err = plan_subformat(plan, why);
+	}
+	if (!err)
+		err = plan_numbers(plan, why);
+	if (!err) {
+		*out = (struct td_measure){ 0 };
+		if (plan->sub->type == VMDK_FLAT)
+			out->tables = plan->size;
+		else
+			out->unit = plan->grain;
+		for (unsigned i = 0; out->unit && i < extents(plan); i++)
+			out->tables += sparse_plan(plan, extent_size(plan, i)).overhead *
+				       VMDK_SECTOR;
 	}
 	free(plan);
 	return err;

@@ -284,4 +284,5 @@ const struct td_driver vmdk_driver = {
 	.create_options = create_options,
 	.create_size = sizeof(struct vmdk_create_options),
 	.repairs = TD_REPAIR_ALL,
+	.measure = vmdk_measure,
 };

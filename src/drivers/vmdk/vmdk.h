@@ -99,5 +99,6 @@ struct vmdk_create_options {
 	bool zeroed_grain;
 };
 int vmdk_create(const struct td_create *make, struct td_why *why);
+int vmdk_measure(const struct td_create *make, struct td_measure *out, struct td_why *why);
 
 #endif
