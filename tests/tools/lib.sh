@@ -3,6 +3,8 @@
 . "$(dirname "${BASH_SOURCE[0]}")/../qcow/lib.sh"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 img=$TAP_IMG
+export BLKTAP_SURVIVOR_DIR=$work/memory
+mkdir -m 700 memory
 
 # ends CODE COMMAND...: it ends with that; its words are in out.txt and err.txt
 ends() {
