@@ -221,22 +221,35 @@ static bool left_lock(const struct left *left)
 	return false;
 }
 
-/* Whether it makes sense, and is about this file and this boot of the machine. */
-static bool left_fits(const struct left *left)
+/* Whether it is about this file and this boot of the machine. Without its magic its
+ * owner was killed while it made it. */
+static bool left_is_ours(const struct left *left)
 {
 	const struct td_file *file = left->file;
 	const struct head *head = left->head;
 	uint64_t sec, nsec;
 	char boot[40];
 
-	if (head->magic != MAGIC || head->version != VERSION || !is_pow2(head->page) ||
-	    head->page < 512 || head->page > PAGE_MAX || head->slots > SLOTS_MAX ||
-	    pages_at(head->slots) + (uint64_t)head->slots * head->page > left->size)
-		return false;
 	boot_id(boot);
 	born(file, &sec, &nsec);
-	return !memcmp(boot, head->boot, sizeof(boot)) && head->dev == file->dev &&
+	return head->magic == MAGIC && !memcmp(boot, head->boot, sizeof(boot)) && head->dev == file->dev &&
 	       head->ino == file->ino && head->born_sec == sec && head->born_nsec == nsec;
+}
+
+static bool left_fits(const struct left *left)
+{
+	const struct head *head = left->head;
+
+	return head->version == VERSION && is_pow2(head->page) && head->page >= 512 &&
+	       head->page <= PAGE_MAX && head->slots <= SLOTS_MAX &&
+	       pages_at(head->slots) + (uint64_t)head->slots * head->page <= left->size;
+}
+
+static int makes_no_sense(const struct left *left, struct td_why *why)
+{
+	return td_fail(why, -EINVAL, "%s: its survivor memory %s makes no sense, or is of another "
+		       "version of blktap: remove it to give up what it holds", left->file->path,
+		       left->path);
 }
 
 static uint64_t slot_at(const struct left *left, uint32_t i)
@@ -266,8 +279,10 @@ static int left_map(struct left *left, struct td_why *why)
 		return td_fail(why, -errno, "%s: %s: %s", left->file->path, left->path,
 			       strerror(errno));
 	left->head = map;
-	if (!left_fits(left))
+	if (!left_is_ours(left))
 		return 0;
+	if (!left_fits(left))
+		return makes_no_sense(left, why);
 	left->slot = (struct slot *)((char *)map + HEAD_SIZE);
 	left->pages = (char *)map + pages_at(left->head->slots);
 	for (uint32_t i = 0; i < left->head->slots; i++)
@@ -292,8 +307,7 @@ static int check_page(struct left *left, uint32_t i, struct td_why *why)
 	int err;
 
 	if (at > INT64_MAX - PAGE_MAX || (left->file->device && at >= left->file->size))
-		return td_fail(why, -EINVAL, "%s: its survivor memory %s makes no sense: remove "
-			       "it to give up what it holds", left->file->path, left->path);
+		return makes_no_sense(left, why);
 	err = read_page(left, at);
 	if (err)
 		return td_fail(why, err, "%s: cannot read it at %llu", left->file->path,

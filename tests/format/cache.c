@@ -368,6 +368,31 @@ static void another_writer_since_the_kill_is_noticed(void **state)
 	munmap(ended, (UNITS + 2) * sizeof(*ended));
 }
 
+/* What another version left is not thrown away. */
+static void memory_of_another_version_is_kept(void **state)
+{
+	uint64_t *ended = ended_new();
+	uint32_t version = 99;
+	struct dirent *entry;
+	char name[400] = "";
+	DIR *folder;
+	int fd;
+
+	store_and_kill(ended, 20);
+	folder = opendir(memory);
+	assert_non_null(folder);
+	while ((entry = readdir(folder)))
+		if (entry->d_name[0] != '.')
+			snprintf(name, sizeof(name), "%s/%s", memory, entry->d_name);
+	closedir(folder);
+	fd = open(name, O_RDWR | O_CLOEXEC);
+	assert_int_equal(pwrite(fd, &version, sizeof(version), 8), sizeof(version));
+	close(fd);
+	refused(false, "another version");
+	refused(true, "another version");
+	munmap(ended, (UNITS + 2) * sizeof(*ended));
+}
+
 /* Whatever is in the memory's file, opening ends, and well or with a reason. */
 static void damaged_memory_harms_nobody(void **state)
 {
@@ -420,6 +445,7 @@ int main(void)
 		TEST(a_killed_process_loses_no_change_that_has_ended),
 		TEST(a_reader_is_refused_what_is_not_whole),
 		TEST(another_writer_since_the_kill_is_noticed),
+		TEST(memory_of_another_version_is_kept),
 		TEST(damaged_memory_harms_nobody),
 	};
 
