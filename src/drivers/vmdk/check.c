@@ -165,15 +165,33 @@ static int walk_extent(struct walk *walk)
 
 /* ---- mending -------------------------------------------------------------------- */
 
+/* Raises *end to that of the last grain that a table names. */
+static void find_end(const struct vmdk_extent *e, const char *table, uint64_t *end)
+{
+	struct td_spot spot;
+
+	for (uint64_t i = 0; i < e->layout.entries; i++)
+		if (!vmdk_spot(e, table + i * vmdk_entry_size(&e->layout), &spot) &&
+		    spot.kind == TD_SPOT_DATA)
+			*end = max_u64(*end, spot.at + e->layout.grain);
+}
+
 static int mend_table(struct vmdk_extent *e, uint64_t number, char *first, char *second,
-		      uint64_t *fixed)
+		      uint64_t *fixed, uint64_t *end)
 {
 	uint64_t len = e->layout.entries * vmdk_entry_size(&e->layout);
-	uint64_t to = vmdk_table_at(e, e->table[1][number]);
-	int err = td_file_read(e->file, first, len, vmdk_table_at(e, e->table[0][number]));
+	uint64_t from = vmdk_table_at(e, e->table[0][number]), to;
+	int err = td_file_read(e->file, first, len, from);
 
-	if (!err)
-		err = td_file_read(e->file, second, len, to);
+	if (err)
+		return err;
+	*end = max_u64(*end, from + len);
+	find_end(e, first, end);
+	if (!e->table[1])
+		return 0;
+	to = vmdk_table_at(e, e->table[1][number]);
+	*end = max_u64(*end, to + len);
+	err = td_file_read(e->file, second, len, to);
 	if (err || !memcmp(first, second, len))
 		return err;
 	for (uint64_t i = 0; i < len; i += 4)
@@ -183,17 +201,20 @@ static int mend_table(struct vmdk_extent *e, uint64_t number, char *first, char 
 	return td_file_write(e->file, first, len, to);
 }
 
-int vmdk_mend(struct vmdk_extent *e, uint64_t *fixed)
+int vmdk_mend(struct vmdk_extent *e, uint64_t *fixed, uint64_t *end)
 {
 	uint64_t len = e->layout.entries * vmdk_entry_size(&e->layout);
 	AUTO_FREE char *first = malloc(len);
 	AUTO_FREE char *second = malloc(len);
+	uint64_t directory = e->layout.tables * vmdk_entry_size(&e->layout);
 	int err = first && second ? 0 : -ENOMEM;
 
+	*end = max_u64(e->layout.overhead, e->layout.text_at + e->layout.text_len);
+	*end = max_u64(*end, max_u64(e->layout.gd_at, e->layout.rgd_at) + directory);
 	if (!err && e->cache)
 		err = td_cache_sync(e->cache);
 	for (uint64_t i = 0; i < e->layout.tables && !err; i++)
-		err = mend_table(e, i, first, second, fixed);
+		err = mend_table(e, i, first, second, fixed, end);
 	return err || !*fixed ? err : td_file_sync(e->file);
 }
 
@@ -204,13 +225,13 @@ int vmdk_check(struct td_image *img, struct td_check *check, struct td_why *why)
 
 	for (unsigned i = 0; i < v->extents && !err; i++) {
 		struct walk walk = { .v = v, .e = &v->extent[i], .check = check };
-		uint64_t fixed = 0;
+		uint64_t fixed = 0, end;
 
 		if (walk.e->type != VMDK_SPARSE)
 			continue;
 		err = walk_extent(&walk);
 		if (!err && check->repair == TD_REPAIR_ALL && walk.e->table[1])
-			err = vmdk_mend(walk.e, &fixed);
+			err = vmdk_mend(walk.e, &fixed, &end);
 		check->corruptions_fixed += fixed ? walk.differ : 0;
 		if (err)
 			td_fail(why, err, "%s: cannot read or mend its tables: %s",

@@ -191,16 +191,19 @@ static int sparse_map(struct vmdk *v, struct vmdk_extent *e, uint64_t cache, str
 static int mended(struct vmdk *v, struct vmdk_extent *e, struct td_why *why)
 {
 	const char *path = td_file_path(e->file);
-	uint64_t fixed = 0;
+	uint64_t fixed = 0, end;
 	int err;
 
 	if (v->img->read_only || !e->layout.unclean)
 		return 0;
 	v->unclean = true;
-	err = e->table[1] ? vmdk_mend(e, &fixed) : 0;
+	err = vmdk_mend(e, &fixed, &end);
+	end = round_up(end, e->layout.grain);
+	if (!err && end < td_file_size(e->file)) /* room, and data that no entry shows */
+		err = td_file_truncate(e->file, end);
 	if (err)
-		return td_fail(why, err, "%s: was not closed, and its second tables cannot be mended: "
-			       "%s", path, strerror(-err));
+		return td_fail(why, err, "%s: was not closed, and cannot be mended: %s", path,
+			       strerror(-err));
 	e->layout.unclean = false;
 	td_log(path, LOG_NOTICE, "was not closed; %llu entries of its second tables were mended",
 	       (unsigned long long)fixed);

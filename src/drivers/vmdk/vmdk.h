@@ -90,8 +90,8 @@ int vmdk_mark(struct vmdk *v, struct td_park *park);
 void vmdk_unmark(struct vmdk *v);
 
 /* check.c: blocking; what the second directory's tables have becomes what the first
- * one's have. *fixed: entries. */
-int vmdk_mend(struct vmdk_extent *e, uint64_t *fixed);
+ * one's have. *fixed: entries; *end: what follows is nobody's. */
+int vmdk_mend(struct vmdk_extent *e, uint64_t *fixed, uint64_t *end);
 int vmdk_check(struct td_image *img, struct td_check *check, struct td_why *why);
 
 struct vmdk_create_options {
