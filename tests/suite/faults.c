@@ -133,11 +133,12 @@ static void model_did(struct rig *rig, struct io *io)
 }
 
 /* A request alone that met the fault must not claim success. A discard is
- * advice, and what only makes room may be done in another way. */
+ * advice; what only makes room may be done in another way; and a write may have
+ * had something read ahead of need: what it wrote is looked at in the end. */
 static void check_honest(struct rig *rig, const struct io *io, unsigned step)
 {
 	enum td_file_event event = rig->hook.failed_event;
-	bool matters = event == TD_EV_READ ||
+	bool matters = (event == TD_EV_READ && io->op == TD_READ) ||
 		(event == TD_EV_WRITE && !rig->hook.failed_aside) ||
 		(event == TD_EV_SYNC && io->op != TD_READ);
 
