@@ -32,6 +32,22 @@ kinds() {
 	must "$QCOW_CHECK" vmdk:b-delta.vmdk
 }
 
+# Tools make an image under another name: its extents have the right ones.
+by_tools() {
+	content
+	for format in monolithicSparse monolithicFlat twoGbMaxExtentSparse twoGbMaxExtentFlat; do
+		clean
+		must "$TAP_IMG" convert -q -f raw -O vmdk -o subformat=$format raw disk.vmdk
+		must qemu-img compare -q -f vmdk -F raw disk.vmdk raw
+		[ "$(ls | grep -c vmdk)" = $(($(grep -ac '^RW' disk.vmdk) + \
+			$([ $format = monolithicSparse ] && echo 0 || echo 1))) ] ||
+			fail "$format: $(ls)"
+		must "$TAP_IMG" compare -q -f vmdk -F raw disk.vmdk raw
+	done
+	refuses 'subformat streamOptimized cannot be made' \
+		"$TAP_IMG" create -q -f vmdk -o subformat=streamOptimized new.vmdk 1M
+}
+
 libvmdk() {
 	/usr/bin/python3 -c 'import pyvmdk' 2>/dev/null || skip "python3-libvmdk is not installed"
 	for format in monolithicSparse twoGbMaxExtentSparse monolithicFlat; do
