@@ -83,8 +83,8 @@ static int plan_numbers(struct plan *plan, struct td_why *why)
 		return td_fail(why, -EINVAL, "%s: a disk of %llu bytes is not a multiple of 512 "
 			       "above 0", make->path, (unsigned long long)size);
 	if (!is_pow2(plan->grain) || plan->grain < VMDK_GRAIN_MIN || plan->grain > MiB)
-		return td_fail(why, -EINVAL, "%s: a grain of %llu bytes is not a power of 2 from 4K "
-			       "to 1M", make->path, (unsigned long long)plan->grain);
+		return td_fail(why, -EINVAL, "%s: a grain of %llu bytes is not a power of 2 from "
+			       "4K to 1M", make->path, (unsigned long long)plan->grain);
 	/* some room for tables: of the disk's size, two times 4 bytes a grain */
 	max = plan->sub->split ? VMDK_EXTENTS_MAX * SPLIT :
 	      plan->sub->type == VMDK_FLAT ? INT64_MAX / 4 :
@@ -233,7 +233,8 @@ static int sparse_fill(struct td_file *file, const struct plan *plan, uint64_t s
 	struct sparse s = sparse_plan(plan, size);
 	uint64_t grains = (size - 1) / plan->grain + 1, step = plan->grain / VMDK_SECTOR;
 	uint64_t end = s.overhead * VMDK_SECTOR + (plan->make->reserve ? grains * plan->grain : 0);
-	int err = plan->make->reserve ? td_file_allocate(file, 0, end) : td_file_truncate(file, end);
+	int err = plan->make->reserve ? td_file_allocate(file, 0, end) :
+					td_file_truncate(file, end);
 
 	if (!err)
 		err = write_entries(file, s.rgd, s.rtables, TABLE, s.tables);

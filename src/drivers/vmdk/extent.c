@@ -127,8 +127,8 @@ static int all_tables(const struct vmdk_extent *e, struct td_why *why)
 	for (unsigned copy = 0; copy < 2 && e->table[copy]; copy++)
 		for (uint64_t i = 0; i < e->layout.tables; i++)
 			if (!e->table[copy][i] || e->table[copy][i] == VMDK_TABLE_BAD)
-				return td_fail(why, -ENOTSUP, "%s: has no grain table %llu: it can be "
-					       "read, not written", td_file_path(e->file),
+				return td_fail(why, -ENOTSUP, "%s: has no grain table %llu: it can "
+					       "be read, not written", td_file_path(e->file),
 					       (unsigned long long)i);
 	return 0;
 }
@@ -152,10 +152,11 @@ static int may_be_written(const struct vmdk_extent *e, struct td_why *why)
 		return td_fail(why, -ENOTSUP, "%s: extents of ESX's own kinds can be read, not "
 			       "written", path);
 	if (e->layout.compressed)
-		return td_fail(why, -ENOTSUP, "%s: is compressed: it can be read, not written", path);
+		return td_fail(why, -ENOTSUP, "%s: is compressed: it can be read, not written",
+			       path);
 	if (td_file_is_device(e->file))
-		return td_fail(why, -ENOTSUP, "%s: writing a sparse extent inside a block device is "
-			       "not supported: what lies past its end is not known to be zeroes",
+		return td_fail(why, -ENOTSUP, "%s: writing a sparse extent inside a block device "
+			       "is not supported: what lies past its end is not known to be zeroes",
 			       path);
 	return 0;
 }
@@ -225,12 +226,13 @@ static int sparse_open(struct vmdk *v, struct vmdk_extent *e, uint64_t size, boo
 		return td_fail(why, -EINVAL, "%s: maps %llu bytes, and %llu are asked of it", path,
 			       (unsigned long long)e->layout.size, (unsigned long long)size);
 	if (e->layout.compressed && v->extents > 1)
-		return td_fail(why, -ENOTSUP, "%s: a compressed extent among others is not supported",
+		return td_fail(why, -ENOTSUP, "%s: a compressed extent among others is not "
+			       "supported",
 			       path);
 	e->end = e->start + size;
 	if (!is_aligned(e->start, e->layout.grain) || (!last && !is_aligned(size, e->layout.grain)))
-		return td_fail(why, -ENOTSUP, "%s: its stretch of the disk, %llu bytes at %llu, is not "
-			       "one of whole grains", path, (unsigned long long)size,
+		return td_fail(why, -ENOTSUP, "%s: its stretch of the disk, %llu bytes at %llu, is "
+			       "not one of whole grains", path, (unsigned long long)size,
 			       (unsigned long long)e->start);
 	err = directories_open(v, e, why);
 	return err ? err : mended(v, e, why);
@@ -245,7 +247,8 @@ static int flat_open(struct vmdk_extent *e, const struct vmdk_line *line, struct
 	e->at = line->at;
 	e->end = e->start + line->size;
 	if (line->at > has || line->size > has - line->at)
-		return td_fail(why, -EINVAL, "%s: has %llu bytes, and %llu from %llu on are the disk's",
+		return td_fail(why, -EINVAL, "%s: has %llu bytes, and %llu from %llu on are the "
+			       "disk's",
 			       td_file_path(e->file), (unsigned long long)has,
 			       (unsigned long long)line->size, (unsigned long long)line->at);
 	return 0;

@@ -37,8 +37,8 @@ static int check_numbers(struct td_file *file, struct vmdk_layout *layout, struc
 		return td_fail(why, -EINVAL, "%s: its size, %llu bytes, cannot be", path,
 			       (unsigned long long)layout->size);
 	if (!is_pow2(layout->grain) || layout->grain < least || layout->grain > VMDK_GRAIN_MAX)
-		return td_fail(why, -EINVAL, "%s: grains of %llu bytes are not supported: a power of "
-			       "two from %llu to 2M is", path, (unsigned long long)layout->grain,
+		return td_fail(why, -EINVAL, "%s: grains of %llu bytes are not supported: a power "
+			       "of two from %llu to 2M is", path, (unsigned long long)layout->grain,
 			       (unsigned long long)least);
 	layout->tables = (layout->size - 1) / vmdk_span(layout) + 1;
 	if (layout->tables > VMDK_TABLES_MAX)
@@ -91,8 +91,8 @@ static int check_version(struct td_file *file, const struct vmdk_header *head, s
 		return td_fail(why, -ENOTSUP, "%s: VMDK version %u; this driver knows 1 to 3", path,
 			       version);
 	if (flags & ~known & 0xffff)
-		return td_fail(why, -ENOTSUP, "%s: has flags %#x, of which some are not known", path,
-			       flags);
+		return td_fail(why, -ENOTSUP, "%s: has flags %#x, of which some are not known",
+			       path, flags);
 	if (flags & VMDK_NEWLINES &&
 	    (head->newline != '\n' || head->other != ' ' || memcmp(head->newlines, "\r\n", 2)))
 		return td_fail(why, -EINVAL, "%s: was damaged by being moved as text", path);
@@ -100,8 +100,8 @@ static int check_version(struct td_file *file, const struct vmdk_header *head, s
 		return td_fail(why, -ENOTSUP, "%s: compression method %u is not supported", path,
 			       from_le16(head->compression));
 	if (from_le32(head->entries) != VMDK_ENTRIES)
-		return td_fail(why, -EINVAL, "%s: grain tables of %u entries are not supported: 512 "
-			       "are", path, from_le32(head->entries));
+		return td_fail(why, -EINVAL, "%s: grain tables of %u entries are not supported: "
+			       "512 are", path, from_le32(head->entries));
 	return 0;
 }
 
@@ -116,8 +116,8 @@ static int hosted_read(struct td_file *file, struct vmdk_header *head, struct vm
 	out->text_at = bytes(head->text_at);
 	out->text_len = out->text_at ? bytes(head->text_len) : 0;
 	if (out->text_len && !fits(file, out->text_at, out->text_len))
-		return td_fail(why, -EINVAL, "%s: its descriptor, %llu bytes at %llu, does not lie in "
-			       "the file", td_file_path(file), (unsigned long long)out->text_len,
+		return td_fail(why, -EINVAL, "%s: its descriptor, %llu bytes at %llu, does not lie "
+			       "in the file", td_file_path(file), (unsigned long long)out->text_len,
 			       (unsigned long long)out->text_at);
 	if (from_le64(head->gd_at) == VMDK_AT_END) {
 		err = footer_read(file, head, why);
@@ -217,7 +217,8 @@ static int sesparse_read(struct td_file *file, const void *sector, struct vmdk_l
 		return td_fail(why, -EINVAL, "%s: grain tables of %llu bytes cannot be", path,
 			       (unsigned long long)table);
 	if (!out->tables_at || !out->grains_at)
-		return td_fail(why, -EINVAL, "%s: does not say where its tables and grains are", path);
+		return td_fail(why, -EINVAL, "%s: does not say where its tables and grains are",
+			       path);
 	err = check_numbers(file, out, why);
 	if (!err && bytes(head.gd_len) / 8 < out->tables)
 		err = td_fail(why, -EINVAL, "%s: its grain directory of %llu bytes is too short",

@@ -19,8 +19,8 @@
 int vmdk_corrupt(struct vmdk *v, const struct vmdk_extent *e, const char *what, uint64_t at,
 		 uint64_t value)
 {
-	td_say(v->img, LOG_ERR, "%s: %s %llu is %#llx, which cannot be", td_file_path(e->file), what,
-	       (unsigned long long)at, (unsigned long long)value);
+	td_say(v->img, LOG_ERR, "%s: %s %llu is %#llx, which cannot be", td_file_path(e->file),
+	       what, (unsigned long long)at, (unsigned long long)value);
 	return -EIO;
 }
 
@@ -116,8 +116,9 @@ static uint64_t hole_len(const struct vmdk_extent *e, uint64_t rel, uint64_t len
 {
 	uint64_t span = vmdk_span(&e->layout), total = span - rel % span;
 
-	for (uint64_t i = rel / span + 1; i < e->layout.tables && total < len && !e->table[0][i]; i++)
-		total += span;
+	for (uint64_t i = rel / span + 1; i < e->layout.tables && total < len; i++, total += span)
+		if (e->table[0][i])
+			break;
 	return total;
 }
 
@@ -204,8 +205,9 @@ static int entry_get(struct vmdk_extent *e, struct td_park *park, unsigned copy,
 {
 	uint64_t rel = offset - e->start;
 	uint32_t table = e->table[copy][rel / vmdk_span(&e->layout)];
+	uint64_t at = entry_at(e, vmdk_table_at(e, table), rel);
 
-	return td_cache_get(e->cache, entry_at(e, vmdk_table_at(e, table), rel), park, (void **)out);
+	return td_cache_get(e->cache, at, park, (void **)out);
 }
 
 static unsigned copies(const struct vmdk_extent *e)

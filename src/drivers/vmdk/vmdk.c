@@ -28,8 +28,8 @@ static int open_single(struct vmdk *v, struct td_file *file, struct td_why *why)
 		return td_fail(why, -EINVAL, "%s: its descriptor names other extents than the file "
 			       "that it lies in", td_file_path(file));
 	if (!v->text.lines && !v->img->read_only)
-		return td_fail(why, -ENOTSUP, "%s: is one extent of an image: to write it, open the "
-			       "descriptor that names it", td_file_path(file));
+		return td_fail(why, -ENOTSUP, "%s: is one extent of an image: to write it, open "
+			       "the descriptor that names it", td_file_path(file));
 	return 0;
 }
 
@@ -96,8 +96,8 @@ static int check_parent(const struct vmdk *v, struct td_why *why)
 	parent = &vmdk_of(below)->text;
 	if (!parent->lines || parent->cid == v->text.parent_cid)
 		return 0;
-	return td_fail(why, -ESTALE, "%s: its parent %s has been changed: its CID is %08x, not %08x "
-		       "(stale-parent=on opens it all the same)", v->img->target, below->target,
+	return td_fail(why, -ESTALE, "%s: its parent %s has been changed: its CID is %08x, not "
+		       "%08x (stale-parent=on opens it all the same)", v->img->target, below->target,
 		       parent->cid, v->text.parent_cid);
 }
 
