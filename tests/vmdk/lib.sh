@@ -55,12 +55,9 @@ clean() {
 
 # poke IMAGE AT HEX: bytes of the file
 poke() {
-	python3 - "$1" "$2" "$3" <<'PY'
-import sys
-with open(sys.argv[1], "r+b") as f:
-    f.seek(int(sys.argv[2], 0))
-    f.write(bytes.fromhex(sys.argv[3]))
-PY
+	# shellcheck disable=SC2059 # the bytes are the format
+	printf "$(sed 's/../\\x&/g' <<<"$3")" |
+		dd of="$1" bs=1 seek=$(($2)) conv=notrunc status=none
 }
 
 peek() { # IMAGE AT LENGTH

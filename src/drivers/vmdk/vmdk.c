@@ -97,8 +97,8 @@ static int check_parent(const struct vmdk *v, struct td_why *why)
 	if (!parent->lines || parent->cid == v->text.parent_cid)
 		return 0;
 	return td_fail(why, -ESTALE, "%s: its parent %s has been changed: its CID is %08x, not "
-		       "%08x (stale-parent=on opens it all the same)", v->img->target, below->target,
-		       parent->cid, v->text.parent_cid);
+		       "%08x (stale-parent=on opens it all the same)", v->img->target,
+		       below->target, parent->cid, v->text.parent_cid);
 }
 
 static int open_below(struct vmdk *v, struct td_why *why)
