@@ -33,6 +33,7 @@ struct format {
 	uint64_t grows_to;     /* bytes, before or after the requests; 0: does not */
 	unsigned states;       /* that CI looks at, in thousands */
 	bool kills;            /* are looked at too */
+	bool snapshots;        /* are made and deleted before and after requests */
 	/* An outside judge: qemu-img's name of the format, and whether its check
 	 * knows it. NULL: none. */
 	const char *qemu;

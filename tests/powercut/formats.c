@@ -52,6 +52,8 @@ const struct format formats[] = {
 	/* small clusters: L1 has no room, and moves */
 	{ .name = "qcow2-grows", .type = "qcow2", .cluster = 512, .kills = true,
 	  .grows_to = 4 * MiB, .qemu = "qcow2", .qemu_checks = true, .states = 1 },
+	{ .name = "qcow2-snapshots-change", .type = "qcow2", .cluster = 4096, .kills = true,
+	  .snapshots = true, .qemu = "qcow2", .qemu_checks = true, .states = 1 },
 	/* marked dirty, refcounts wrong: the repair is part of the run */
 	{ .name = "qcow2-dirty", .type = "qcow2", .overlay = true, .kills = true,
 	  .make = "qemu-img convert -f raw -O qcow2 -o cluster_size=4K,lazy_refcounts=on %b %f && "

@@ -157,6 +157,38 @@ static void grow(struct explorer *ex, struct rig *rig)
 	rig->size = td_disk_size(rig->disk);
 }
 
+/* Content stays as it is: what is applied has just been made. As in open, nothing may
+ * be held back by the hook meanwhile. */
+static void snapshot(struct rig *rig, enum td_snapshot_op op, const char *name)
+{
+	struct td_image *top = td_disk_top(rig->disk);
+	struct td_snapshots ask = { .op = op, .name = name };
+	bool shuffle = rig->hook.shuffle;
+	struct td_why why = { "" };
+
+	rig->hook.shuffle = false;
+	int err = top->driver->snapshot(top, &ask, &why);
+	rig->hook.shuffle = shuffle;
+	require(!err, "snapshot %s: %s (%s)", name, why.text, strerror(-err));
+}
+
+static void snapshots_after(struct rig *rig, struct rnd *rnd)
+{
+	switch (rnd_below(rnd, 3)) {
+	case 0:
+		snapshot(rig, TD_SNAPSHOT_DELETE, "before");
+		break;
+	case 1:
+		snapshot(rig, TD_SNAPSHOT_MAKE, "after");
+		snapshot(rig, TD_SNAPSHOT_APPLY, "after");
+		break;
+	case 2:
+		snapshot(rig, TD_SNAPSHOT_MAKE, "after");
+		snapshot(rig, TD_SNAPSHOT_DELETE, "before");
+		break;
+	}
+}
+
 /* In half of the runs the image has been used before, and in half of them its
  * closing is part of the run. */
 static void record_run(struct explorer *ex, const struct target *target, struct rnd *rnd)
@@ -178,7 +210,11 @@ static void record_run(struct explorer *ex, const struct target *target, struct 
 	bool first = rnd_below(rnd, 2);
 	if (ex->format->grows_to && first)
 		grow(ex, &rig);
+	if (ex->format->snapshots)
+		snapshot(&rig, TD_SNAPSHOT_MAKE, "before");
 	work_do(&work, &rig, &ex->log, rnd);
+	if (ex->format->snapshots)
+		snapshots_after(&rig, rnd);
 	if (ex->format->grows_to && !first)
 		grow(ex, &rig);
 	if (rnd_below(rnd, 2))

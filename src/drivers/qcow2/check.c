@@ -442,12 +442,16 @@ int qcow2_rebuild(struct qcow2 *q, struct td_why *why)
 	}
 	if (!err && td_rule("qcow2-counts-before-clean"))
 		err = td_cache_sync(q->cache);
+	if (!err)
+		err = qcow2_flags_mend(q, &changed);
+	if (!err && td_rule("qcow2-counts-before-clean"))
+		err = td_cache_sync(q->cache);
 	if (err)
 		td_fail(why, err, "%s: was not closed, and its refcounts cannot be counted anew: %s",
 			path, strerror(-err));
 	else
-		td_log(path, LOG_NOTICE, "was not closed: %llu refcounts were wrong and have been "
-		       "written anew", (unsigned long long)changed);
+		td_log(path, LOG_NOTICE, "was not closed: %llu refcounts or bits 63 were wrong and "
+		       "have been written anew", (unsigned long long)changed);
 out:
 	walk_end(&walk);
 	return err;

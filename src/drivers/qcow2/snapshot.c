@@ -300,6 +300,21 @@ static int table_write(struct qcow2 *q, uint64_t without, const void *row, size_
 	return 0;
 }
 
+/* Refcounts and bits 63 cannot change together: while they do not agree the image says
+ * so, and is mended when it is opened. Version 2 has no word for it. */
+static int mark(struct qcow2 *q, bool dirty)
+{
+	struct qcow2_layout *layout = &q->layout;
+	be64 bits;
+
+	if (layout->version < 3)
+		return 0;
+	layout->incompatible &= ~(uint64_t)QCOW2_DIRTY;
+	layout->incompatible |= dirty ? QCOW2_DIRTY : 0;
+	bits = to_be64(layout->incompatible);
+	return qcow2_head_write(q, &bits, sizeof(bits), offsetof(struct qcow2_header, incompatible));
+}
+
 /* ---- what is asked for ---------------------------------------------------------------------- */
 
 static int list_row(void *arg, const struct qcow2_snapshot *row)
@@ -332,6 +347,8 @@ static int make(struct qcow2 *q, const char *name, struct td_why *why)
 		return td_fail(why, -EEXIST, "%s: '%s' is %s", path, name,
 			       search.found ? "a snapshot's name already" : "no name for a snapshot");
 	err = add_all(q, layout->l1_at, layout->l1_count, 0);
+	if (!err)
+		err = mark(q, true);
 	if (!err)
 		err = add_all(q, layout->l1_at, layout->l1_count, 1);
 	if (!err)
@@ -371,7 +388,9 @@ static int delete(struct qcow2 *q, const char *name, struct td_why *why)
 
 	if (err)
 		return err;
-	err = table_write(q, row.index, NULL, 0);
+	err = mark(q, true);
+	if (!err)
+		err = table_write(q, row.index, NULL, 0);
 	if (!err)
 		err = add_all(q, row.l1_at, row.l1_count, -1);
 	if (!err) {
@@ -398,6 +417,8 @@ static int apply(struct qcow2 *q, const char *name, struct td_why *why)
 			       "resize it first", path, (unsigned long long)row.size, name);
 	err = add_all(q, row.l1_at, row.l1_count, 0);
 	if (!err)
+		err = mark(q, true);
+	if (!err)
 		err = add_all(q, row.l1_at, row.l1_count, 1);
 	if (!err)
 		err = qcow2_l1_copy(q, row.l1_at, row.l1_count, layout->l1_count, &at);
@@ -418,6 +439,15 @@ static int apply(struct qcow2 *q, const char *name, struct td_why *why)
 			     strerror(-err)) : 0;
 }
 
+static int change(struct qcow2 *q, const struct td_snapshots *ask, struct td_why *why)
+{
+	if (ask->op == TD_SNAPSHOT_MAKE)
+		return make(q, ask->name, why);
+	if (ask->op == TD_SNAPSHOT_APPLY)
+		return apply(q, ask->name, why);
+	return delete(q, ask->name, why);
+}
+
 int qcow2_snapshot(struct td_image *img, const struct td_snapshots *ask, struct td_why *why)
 {
 	struct qcow2 *q = img->state;
@@ -433,13 +463,11 @@ int qcow2_snapshot(struct td_image *img, const struct td_snapshots *ask, struct 
 	err = td_cache_sync(q->cache);
 	if (err)
 		td_fail(why, err, "%s: %s", td_file_path(q->file), strerror(-err));
-	else if (ask->op == TD_SNAPSHOT_MAKE)
-		err = make(q, ask->name, why);
-	else if (ask->op == TD_SNAPSHOT_APPLY)
-		err = apply(q, ask->name, why);
 	else
-		err = delete(q, ask->name, why);
+		err = change(q, ask, why);
 	last = td_cache_sync(q->cache);
+	if (!err && !last)
+		last = mark(q, false);
 	if (!err && last)
 		err = td_fail(why, last, "%s: %s", td_file_path(q->file), strerror(-last));
 	td_cache_block(q->cache, false);
