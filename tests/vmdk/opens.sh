@@ -39,7 +39,7 @@ by_tools() {
 		clean
 		must "$TAP_IMG" convert -q -f raw -O vmdk -o subformat=$format raw disk.vmdk
 		must qemu-img compare -q -f vmdk -F raw disk.vmdk raw
-		[ "$(ls | grep -c vmdk)" = $(($(grep -ac '^RW' disk.vmdk) + \
+		[ "$(ls | grep -c vmdk)" = $(($(head -c 16384 disk.vmdk | grep -ac '^RW') + \
 			$([ $format = monolithicSparse ] && echo 0 || echo 1))) ] ||
 			fail "$format: $(ls)"
 		must "$TAP_IMG" compare -q -f vmdk -F raw disk.vmdk raw
