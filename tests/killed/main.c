@@ -139,13 +139,16 @@ static void server_spawn(struct test *test)
 	sigprocmask(SIG_UNBLOCK, &alarm, NULL);
 }
 
-/* Has it ended? Then it is no more. */
+/* Has it ended? Then it is no more. One that is waited for is killed first: the timer
+ * may have found no server yet. */
 static bool server_gone(bool wait, int *status)
 {
 	pid_t pid;
 
 	if (!server)
 		return true;
+	if (wait)
+		kill(server, SIGKILL);
 	do {
 		pid = waitpid(server, status, wait ? 0 : WNOHANG);
 	} while (pid < 0 && errno == EINTR);
