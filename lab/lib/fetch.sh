@@ -206,6 +206,7 @@ recipe() {
 
 xen_fetch() {
 	local dir=$cache/xen/$xen new=$cache/xen/.new.$$ list files file start
+	local root=$new/root
 	entry_fresh "$dir" && return
 	start=$(now_ms)
 	apt_setup "$xen_codename"
@@ -216,20 +217,20 @@ xen_fetch() {
 
 	# shellcheck disable=SC2086
 	files=$(apt_download "$xen_codename" $list)
-	root_make "$new/root"
+	root_make "$root"
 	for file in $files; do
-		dpkg-deb --fsys-tarfile "$file" | root_add "$new/root" \
+		dpkg-deb --fsys-tarfile "$file" | root_add "$root" \
 			--exclude='./usr/share' --exclude='*/python3' --exclude='*/perl*' \
 			--exclude='*/gconv' --exclude='*/systemd' --exclude='./etc/init.d' \
 			--exclude='./usr/lib/debug' --exclude='./usr/lib/xen-*/lib/python'
 	done
 	# QEMU's multiboot loader does not decompress.
-	gzip -dc "$new/root/boot/xen-$xen"*-amd64.gz >"$new/xen"
-	rm -rf "$new"/root/{boot,tmp}
+	gzip -dc "$root/boot/xen-$xen"*-amd64.gz >"$new/xen"
+	rm -rf "$root"/{boot,tmp}
 	# What the packages' own scripts would have made.
-	ln -sf gawk "$new/root/usr/bin/awk"
-	applets_add "$new/root"
-	root_pack "$new/root" "$new/dom0.cpio"
+	ln -sf gawk "$root/usr/bin/awk"
+	applets_add "$root"
+	root_pack "$root" "$new/dom0.cpio"
 	entry_done "$new" "$dir" "$list"
 	say "Xen $(sed -n 's/^xen-hypervisor-.*=//p' <<<"$list") unpacked ($(since "$start"))"
 }
