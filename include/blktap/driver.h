@@ -415,12 +415,16 @@ struct td_check {
 	uint64_t allocated;   /* clusters in use */
 	uint64_t total;       /* clusters in the image */
 	uint64_t compressed;  /* clusters */
-	/* told once per corruption, at most 20 times; may be NULL */
+	/* told by td_check_found(), at most 20 times; may be NULL */
 	void   (*say)(void *arg, const char *text);
 	void    *arg;
 	enum td_repair repair; /* asked for; the image is open for writing then */
 	uint64_t corruptions_fixed, leaks_fixed; /* of those counted above */
 };
+
+/* Counts a corruption, and tells it in one line of at most 599 bytes. */
+void td_check_found(struct td_check *check, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
 
 /* What measure() says of the file that create() would make. */
 struct td_measure {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Words for people, on the paths that open and configure.
+ * Words for people, on the paths that open, configure and check.
  */
 #include <blktap/driver.h>
 #include <stdarg.h>
@@ -16,4 +16,19 @@ int td_fail(struct td_why *why, int err, const char *fmt, ...)
 		va_end(args);
 	}
 	return err;
+}
+
+#define FOUND_MAX 20 /* lines: what is wrong is wrong in many places */
+
+void td_check_found(struct td_check *check, const char *fmt, ...)
+{
+	char text[600];
+	va_list args;
+
+	if (check->corruptions++ >= FOUND_MAX || !check->say)
+		return;
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	check->say(check->arg, text);
 }

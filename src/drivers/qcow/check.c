@@ -9,13 +9,11 @@
 #include "drivers/qcow/check.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "drivers/qcow/qcow.h"
 
-#define SAY_MAX 20
 
 struct walk {
 	struct qcow *qcow;
@@ -24,20 +22,6 @@ struct walk {
 	unsigned block_bits;
 	uint8_t *owned, *packed;
 };
-
-static void say(struct walk *walk, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static void say(struct walk *walk, const char *fmt, ...)
-{
-	char text[256];
-	va_list args;
-
-	if (walk->check->corruptions++ >= SAY_MAX || !walk->check->say)
-		return;
-	va_start(args, fmt);
-	vsnprintf(text, sizeof(text), fmt, args);
-	va_end(args);
-	walk->check->say(walk->check->arg, text);
-}
 
 static bool bit_test(const uint8_t *map, uint64_t i)
 {
@@ -88,15 +72,18 @@ static void check_packed(struct walk *walk, uint64_t offset, uint64_t entry)
 
 	walk->check->compressed++;
 	if (!len || at >= walk->size || len > walk->size - at)
-		say(walk, "disk offset %llu: compressed cluster at %llu, %llu bytes, is outside "
-		    "the file", (unsigned long long)offset, (unsigned long long)at,
-		    (unsigned long long)len);
+		td_check_found(walk->check,
+			       "disk offset %llu: compressed cluster at %llu, %llu bytes, is outside "
+			       "the file", (unsigned long long)offset, (unsigned long long)at,
+			       (unsigned long long)len);
 	else if (qcow_hits_head(layout, at, len))
-		say(walk, "disk offset %llu: compressed cluster at %llu lies in the header",
-		    (unsigned long long)offset, (unsigned long long)at);
+		td_check_found(walk->check,
+			       "disk offset %llu: compressed cluster at %llu lies in the header",
+			       (unsigned long long)offset, (unsigned long long)at);
 	else if (!take_packed(walk, at, len))
-		say(walk, "disk offset %llu: compressed cluster at %llu belongs to something else "
-		    "too", (unsigned long long)offset, (unsigned long long)at);
+		td_check_found(walk->check,
+			       "disk offset %llu: compressed cluster at %llu belongs to something else "
+			       "too", (unsigned long long)offset, (unsigned long long)at);
 }
 
 static void check_cluster(struct walk *walk, uint64_t offset, uint64_t at)
@@ -104,15 +91,18 @@ static void check_cluster(struct walk *walk, uint64_t offset, uint64_t at)
 	uint64_t cluster = qcow_cluster(&walk->qcow->layout);
 
 	if (at >= walk->size)
-		say(walk, "disk offset %llu: cluster at %llu, past the end of the file",
-		    (unsigned long long)offset, (unsigned long long)at);
+		td_check_found(walk->check,
+			       "disk offset %llu: cluster at %llu, past the end of the file",
+			       (unsigned long long)offset, (unsigned long long)at);
 	else if (at % cluster)
-		say(walk, "disk offset %llu: cluster at %llu, which is no multiple of %llu",
-		    (unsigned long long)offset, (unsigned long long)at,
-		    (unsigned long long)cluster);
+		td_check_found(walk->check,
+			       "disk offset %llu: cluster at %llu, which is no multiple of %llu",
+			       (unsigned long long)offset, (unsigned long long)at,
+			       (unsigned long long)cluster);
 	else if (!take_own(walk, at, min_u64(cluster, walk->size - at)))
-		say(walk, "disk offset %llu: cluster at %llu belongs to something else too",
-		    (unsigned long long)offset, (unsigned long long)at);
+		td_check_found(walk->check,
+			       "disk offset %llu: cluster at %llu belongs to something else too",
+			       (unsigned long long)offset, (unsigned long long)at);
 }
 
 static void check_table(struct walk *walk, uint64_t offset, const be64 *entry, uint32_t count)
@@ -145,13 +135,14 @@ static int check_tables(struct walk *walk, be64 *buf)
 		if (!at)
 			continue;
 		if (!qcow_l2_fits(qcow, at)) {
-			say(walk, "L1 entry %llu: table at %llu, which cannot be",
-			    (unsigned long long)i, (unsigned long long)at);
+			td_check_found(walk->check, "L1 entry %llu: table at %llu, which cannot be",
+				       (unsigned long long)i, (unsigned long long)at);
 			continue;
 		}
 		if (!take_own(walk, at, bytes))
-			say(walk, "L1 entry %llu: table at %llu belongs to something else too",
-			    (unsigned long long)i, (unsigned long long)at);
+			td_check_found(walk->check,
+				       "L1 entry %llu: table at %llu belongs to something else too",
+				       (unsigned long long)i, (unsigned long long)at);
 		err = td_file_read(qcow->file, buf, bytes, at);
 		if (err)
 			return err;

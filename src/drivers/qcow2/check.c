@@ -7,7 +7,6 @@
  *
  * rebuild writes what was counted, for an image that is marked dirty.
  */
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +15,6 @@
 #include "base/rule.h"
 #include "drivers/qcow2/qcow2.h"
 
-#define SAY_MAX 20
 #define CLUSTERS_MAX (1ull << 34)
 
 struct walk {
@@ -31,27 +29,14 @@ struct walk {
 	bool recount;           /* refcounts are wrong: nothing is compared with them */
 };
 
-static void say(struct walk *walk, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static void say(struct walk *walk, const char *fmt, ...)
-{
-	char text[256];
-	va_list args;
-
-	if (walk->check->corruptions++ >= SAY_MAX || !walk->check->say)
-		return;
-	va_start(args, fmt);
-	vsnprintf(text, sizeof(text), fmt, args);
-	va_end(args);
-	walk->check->say(walk->check->arg, text);
-}
-
 static bool seen(struct walk *walk, const char *what, uint64_t at, uint64_t len)
 {
 	unsigned bits = walk->q->layout.cluster_bits;
 	uint64_t first = at >> bits, end = (at + len - 1) >> bits;
 
 	if (end >= walk->clusters) {
-		say(walk, "%s at %llu lies past the end of the file", what, (unsigned long long)at);
+		td_check_found(walk->check, "%s at %llu lies past the end of the file", what,
+			       (unsigned long long)at);
 		return false;
 	}
 	for (uint64_t i = first; i <= end; i++)
@@ -97,9 +82,9 @@ static int copied_flag(struct walk *walk, const char *what, uint64_t number, uin
 		return 0;
 	err = stored_get(walk, (entry & QCOW2_HOST) >> walk->q->layout.cluster_bits, &count);
 	if (!err && !!(entry & QCOW2_COPIED) != (count == 1))
-		say(walk, "%s %llu is %#llx, but the refcount is %llu", what,
-		    (unsigned long long)number, (unsigned long long)entry,
-		    (unsigned long long)count);
+		td_check_found(walk->check, "%s %llu is %#llx, but the refcount is %llu", what,
+			       (unsigned long long)number, (unsigned long long)entry,
+			       (unsigned long long)count);
 	return err;
 }
 
@@ -122,14 +107,16 @@ static int walk_cluster(struct walk *walk, uint64_t offset, uint64_t entry)
 			 min_u64(qcow2_packed_len(layout, entry),
 				 max_u64(td_file_size(walk->q->file), at + 1) - at)) &&
 		    entry & QCOW2_COPIED)
-			say(walk, "disk offset %llu: compressed, and marked as copied",
-			    (unsigned long long)offset);
+			td_check_found(walk->check,
+				       "disk offset %llu: compressed, and marked as copied",
+				       (unsigned long long)offset);
 		return 0;
 	}
 	if (entry & QCOW2_L2_RESERVED || (entry & QCOW2_ZERO && layout->version < 3) ||
 	    !is_aligned(host, qcow2_cluster(layout)) || (host && host < qcow2_cluster(layout))) {
-		say(walk, "disk offset %llu: entry %#llx cannot be", (unsigned long long)offset,
-		    (unsigned long long)entry);
+		td_check_found(walk->check, "disk offset %llu: entry %#llx cannot be",
+			       (unsigned long long)offset,
+			       (unsigned long long)entry);
 		return 0;
 	}
 	if (!host)
@@ -149,8 +136,9 @@ static int walk_l2(struct walk *walk, uint64_t index, uint64_t entry)
 	int err;
 
 	if (entry & QCOW2_L1_RESERVED || !qcow2_place_fits(walk->q, at)) {
-		say(walk, "L1 entry %llu, %#llx, cannot be", (unsigned long long)index,
-		    (unsigned long long)entry);
+		td_check_found(walk->check, "L1 entry %llu, %#llx, cannot be",
+			       (unsigned long long)index,
+			       (unsigned long long)entry);
 		return 0;
 	}
 	if (!seen(walk, "an L2 table", at, cluster))
@@ -171,8 +159,8 @@ static int walk_l1(struct walk *walk, uint64_t at, uint64_t count)
 	int err = 0;
 
 	if (!is_aligned(at, cluster) || !count || at >= size || count * 8 > size - at) {
-		say(walk, "an L1 table of %llu entries at %llu cannot be",
-		    (unsigned long long)count, (unsigned long long)at);
+		td_check_found(walk->check, "an L1 table of %llu entries at %llu cannot be",
+			       (unsigned long long)count, (unsigned long long)at);
 		return 0;
 	}
 	if (!seen(walk, "an L1 table", at, count * 8))
@@ -201,8 +189,8 @@ static int walk_snapshots(struct walk *walk)
 		int err;
 
 		if (at > size - min_u64(size, sizeof(head))) {
-			say(walk, "snapshot %llu lies past the end of the file",
-			    (unsigned long long)i);
+			td_check_found(walk->check, "snapshot %llu lies past the end of the file",
+				       (unsigned long long)i);
 			return 0;
 		}
 		err = td_cache_read(walk->q->cache, head, sizeof(head), at);
@@ -239,8 +227,8 @@ static int walk_refcounts(struct walk *walk)
 					    layout->table_at + i * 8);
 		at = err ? 0 : from_be64(walk->table[i % (cluster / 8)]);
 		if (at && !qcow2_place_fits(walk->q, at))
-			say(walk, "refcount table entry %llu, %#llx, cannot be",
-			    (unsigned long long)i, (unsigned long long)at);
+			td_check_found(walk->check, "refcount table entry %llu, %#llx, cannot be",
+				       (unsigned long long)i, (unsigned long long)at);
 		else if (at)
 			seen(walk, "a refcount block", at, cluster);
 	}
@@ -278,9 +266,10 @@ static int compare(struct walk *walk)
 		if (err || stored == count)
 			continue;
 		if (stored < count)
-			say(walk, "cluster %llu of the file: refcount %llu, but %llu show it",
-			    (unsigned long long)i, (unsigned long long)stored,
-			    (unsigned long long)count);
+			td_check_found(walk->check,
+				       "cluster %llu of the file: refcount %llu, but %llu show it",
+				       (unsigned long long)i, (unsigned long long)stored,
+				       (unsigned long long)count);
 		else
 			check->leaks++;
 		if (check->repair == TD_REPAIR_NOTHING ||

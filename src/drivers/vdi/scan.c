@@ -19,7 +19,6 @@
 #include "base/guard.h"
 
 #define CHUNK (64 * KiB)
-#define SAY_MAX 20
 
 struct walk {
 	struct vdi *vdi;
@@ -42,8 +41,7 @@ static int fault(struct walk *walk, const char *fmt, ...)
 	if (!walk->check)
 		return td_fail(walk->why, -EINVAL, "%s: %s: it can be opened read-only",
 			       td_file_path(walk->vdi->file), text);
-	if (walk->check->corruptions++ < SAY_MAX && walk->check->say)
-		walk->check->say(walk->check->arg, text);
+	td_check_found(walk->check, "%s", text);
 	return 0;
 }
 

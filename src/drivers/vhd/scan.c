@@ -9,7 +9,6 @@
  *
  * Check asks in addition whether two things have the same place.
  */
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +19,6 @@
 
 #define CHUNK (64 * KiB)
 #define BLOCKS_MAX (1ull << 27)
-#define SAY_MAX 20
 
 /* ---- prepare ---------------------------------------------------------------------- */
 
@@ -156,20 +154,6 @@ struct walk {
 	uint8_t *bits;         /* a bitmap */
 };
 
-static void say(struct walk *walk, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static void say(struct walk *walk, const char *fmt, ...)
-{
-	char text[256];
-	va_list args;
-
-	if (walk->check->corruptions++ >= SAY_MAX || !walk->check->say)
-		return;
-	va_start(args, fmt);
-	vsnprintf(text, sizeof(text), fmt, args);
-	va_end(args);
-	walk->check->say(walk->check->arg, text);
-}
-
 /* Calls each() with every entry that names a place. */
 static int for_blocks(struct walk *walk, int (*each)(struct walk *, uint64_t block, uint32_t at))
 {
@@ -193,8 +177,8 @@ static int count_block(struct walk *walk, uint64_t block, uint32_t sector)
 	uint64_t at = sector * 512ull, len = layout->bitmap + vhd_block(layout);
 
 	if (at < 512 || at > walk->limit || len > walk->limit - at)
-		say(walk, "block %llu, at %llu, does not lie in the file",
-		    (unsigned long long)block, (unsigned long long)at);
+		td_check_found(walk->check, "block %llu, at %llu, does not lie in the file",
+			       (unsigned long long)block, (unsigned long long)at);
 	else
 		walk->places++;
 	return 0;
@@ -213,8 +197,9 @@ static int check_full(struct walk *walk, uint64_t block, uint64_t at)
 	err = td_cache_read(walk->vhd->cache, walk->bits, layout->bitmap, at);
 	for (uint64_t i = 0; i < sectors && !err; i++)
 		if (!(walk->bits[i / 8] & vhd_bit(layout, i))) {
-			say(walk, "block %llu: the batmap says that it is full, and its bitmap does not",
-			    (unsigned long long)block);
+			td_check_found(walk->check,
+				       "block %llu: the batmap says that it is full, and its bitmap does not",
+				       (unsigned long long)block);
 			break;
 		}
 	return err;
@@ -267,11 +252,14 @@ static void check_places(struct walk *walk)
 		uint64_t at = walk->place[i].sector * 512ull;
 
 		if (is_table(walk->vhd, at, len))
-			say(walk, "block %u, at %llu, lies on a table", walk->place[i].block,
-			    (unsigned long long)at);
+			td_check_found(walk->check, "block %u, at %llu, lies on a table",
+				       walk->place[i].block,
+				       (unsigned long long)at);
 		if (i && at < walk->place[i - 1].sector * 512ull + len)
-			say(walk, "blocks %u and %u, at %llu, have the same place",
-			    walk->place[i - 1].block, walk->place[i].block, (unsigned long long)at);
+			td_check_found(walk->check,
+				       "blocks %u and %u, at %llu, have the same place",
+				       walk->place[i - 1].block, walk->place[i].block,
+				       (unsigned long long)at);
 		else
 			walk->check->leaks += room_for(layout, end, at);
 		end = max_u64(end, at + len);

@@ -15,7 +15,6 @@
 #include "base/guard.h"
 #include "drivers/vmdk/vmdk.h"
 
-#define SAY_MAX 20
 
 struct walk {
 	struct vmdk *v;
@@ -30,16 +29,13 @@ struct walk {
 static void say(struct walk *walk, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void say(struct walk *walk, const char *fmt, ...)
 {
-	char text[256], line[600];
+	char text[256];
 	va_list args;
 
-	if (walk->check->corruptions++ >= SAY_MAX || !walk->check->say)
-		return;
 	va_start(args, fmt);
 	vsnprintf(text, sizeof(text), fmt, args);
 	va_end(args);
-	snprintf(line, sizeof(line), "%.300s: %s", td_file_path(walk->e->file), text);
-	walk->check->say(walk->check->arg, line);
+	td_check_found(walk->check, "%.300s: %s", td_file_path(walk->e->file), text);
 }
 
 /* False: somebody has some of these sectors already. */
