@@ -2,6 +2,7 @@
 """Peers that lie, stall, flood or vanish: the server goes on serving others, and
 its memory stays bounded."""
 import random
+import signal
 import struct
 
 from rig import *
@@ -150,6 +151,22 @@ def disconnect_with_io_in_flight():
             peer.close()
         wait_for("all connections end", lambda: len(os.listdir(files)) == before)
         still_serves(disk)
+
+
+@test
+def a_connection_waits_for_those_that_end():
+    """As many as are served, gone with I/O in flight: the next is not refused."""
+    with Tapdisk(256 * MiB) as disk:
+        peers = [Peer(disk).go() for _ in range(32)]
+        disk.process.send_signal(signal.SIGSTOP)
+        for i, peer in enumerate(peers):
+            peer.send(WRITE, i * MiB, 4096, FUA, pattern(4096, i))
+            peer.put(bytes(28)) # no request: we are hung up on at once
+        next_one = Peer(disk, greet=False)
+        disk.process.send_signal(signal.SIGCONT)
+        assert len(next_one.get(18)) == 18
+        next_one.close()
+        assert "refused" not in disk.said()
 
 
 def rss_bound(disk, connections):

@@ -76,6 +76,8 @@ void nbd_conn_drop(struct nbd_conn *conn, const char *why)
 			       "NBD: %s: %s", conn->peer, why);
 	if (conn->state == NBD_CONN_HELLO)
 		nbd->hello_count--;
+	else
+		nbd->gone_count++;
 	conn->state = NBD_CONN_GONE;
 	td_timer_cancel(&conn->timer);
 	td_watch_stop(nbd->loop, &conn->watch);

@@ -26,6 +26,8 @@ struct td_nbd {
 	struct list conns;             /* oldest first */
 	unsigned hello_count;          /* that negotiate */
 	unsigned serve_count;          /* that hold memory for requests */
+	unsigned gone_count;           /* of them: their peers are gone */
+	bool full;                     /* nobody is accepted before one ends */
 	struct list sending;           /* connections with something to send */
 	struct td_flush_hook hook;
 	struct td_timer trim_timer;    /* gives idle memory back */

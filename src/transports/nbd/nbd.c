@@ -132,14 +132,27 @@ static void accept_again(struct td_timer *timer)
 	listeners_watch(container_of(timer, struct td_nbd, accept_timer), EPOLLIN);
 }
 
+/* Who comes while a slow disk keeps connections whose peers are gone waits for
+ * one of them to end; it is not told that we are full. */
+static bool room_soon(const struct td_nbd *nbd)
+{
+	return nbd->serve_count >= CONNS_MAX && nbd->gone_count;
+}
+
 static void listener_ready(struct td_watch *watch, uint32_t events)
 {
 	struct nbd_listener *listener = container_of(watch, struct nbd_listener, watch);
 	struct td_nbd *nbd = listener->nbd;
 
 	for (unsigned i = 0; i < ACCEPT_BATCH; i++) {
-		int fd = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		int fd;
 
+		if (room_soon(nbd)) {
+			nbd->full = true;
+			listeners_watch(nbd, 0);
+			return;
+		}
+		fd = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd >= 0) {
 			peer_take(nbd, fd);
 			continue;
@@ -256,7 +269,14 @@ void nbd_conn_ended(struct nbd_conn *conn)
 	struct td_nbd *nbd = conn->nbd;
 
 	list_del(&conn->link);
-	nbd->serve_count -= conn->pool != NULL;
+	if (conn->pool) {
+		nbd->serve_count--;
+		nbd->gone_count--;
+	}
+	if (nbd->full && !nbd->closing) {
+		nbd->full = false;
+		listeners_watch(nbd, EPOLLIN);
+	}
 	td_loop_undefer(nbd->loop, &conn->later);
 	td_pool_free(conn->pool);
 	nbd_buffers_fini(&conn->buffers);
