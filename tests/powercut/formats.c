@@ -49,6 +49,11 @@ const struct format formats[] = {
 	  .make = "qemu-img convert -f raw -O qcow2 -o cluster_size=4K %b %f && "
 		  "qemu-img snapshot -c s %f",
 	  .qemu = "qcow2", .qemu_checks = true, .states = 2 },
+	/* bitmaps are read, marked, and stored at the end */
+	{ .name = "qcow2-bitmaps", .type = "qcow2", .kills = true,
+	  .make = "qemu-img create -q -f qcow2 -o cluster_size=4K %f %s && "
+		  "qemu-img bitmap --add -g 512 %f one && qemu-img bitmap --add %f two",
+	  .grows_to = 4 * MiB, .qemu = "qcow2", .qemu_checks = true, .states = 1 },
 	/* small clusters: L1 has no room, and moves */
 	{ .name = "qcow2-grows", .type = "qcow2", .cluster = 512, .kills = true,
 	  .grows_to = 4 * MiB, .qemu = "qcow2", .qemu_checks = true, .states = 1 },

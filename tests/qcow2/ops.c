@@ -3,8 +3,9 @@
  * qcow2-ops SPEC OP [ARG]...: what a driver does beside requests, by hand.
  *
  *   list | make NAME | apply NAME | delete NAME | resize BYTES |
- *   backing NAME FORMAT | check | repair leaks | repair all
+ *   backing NAME FORMAT | check | repair leaks | repair all | die
  */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +55,8 @@ static int run(struct td_image *img, char **arg, struct td_why *why)
 		return img->driver->resize(img, strtoull(arg[1], NULL, 0), why);
 	if (!strcmp(arg[0], "backing"))
 		return img->driver->set_backing(img, arg[1], arg[2], why);
+	if (!strcmp(arg[0], "die"))
+		raise(SIGKILL);
 	if (!strcmp(arg[0], "check"))
 		return check(img, NULL, why);
 	if (!strcmp(arg[0], "repair"))

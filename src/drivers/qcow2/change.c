@@ -191,9 +191,13 @@ int qcow2_resize(struct td_image *img, uint64_t size, struct td_why *why)
 		return td_fail(why, -ENOTSUP, "%s: of version 2, has snapshots, which do not know "
 			       "their size: it must stay as it is", path);
 	td_cache_block(q->cache, true);
-	err = resize(q, size);
+	err = qcow2_bitmaps_take_all(q);
+	if (!err)
+		err = resize(q, size);
 	if (!err)
 		err = td_cache_sync(q->cache);
+	if (!err)
+		err = qcow2_bitmaps_resize(q, q->layout.size, size);
 	td_cache_block(q->cache, false);
 	if (err)
 		return td_fail(why, err, "%s: cannot be made %llu bytes: %s", path,

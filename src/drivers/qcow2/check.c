@@ -211,6 +211,44 @@ static int walk_snapshots(struct walk *walk)
 	return 0;
 }
 
+/* A table of entries like those of L2, without flags. */
+static int walk_bitmap(void *arg, const struct qcow2_bitmap_row *row)
+{
+	struct walk *walk = arg;
+	uint64_t cluster = qcow2_cluster(&walk->q->layout), per = cluster / 8;
+	int err = 0;
+
+	if (!seen(walk, "the table of a bitmap", row->table_at, row->count * 8))
+		return 0;
+	for (uint64_t i = 0; i < row->count && !err; i++) {
+		uint64_t at;
+
+		if (i % per == 0)
+			err = td_file_read(walk->q->file, walk->table,
+					   min_u64(cluster, (row->count - i) * 8),
+					   row->table_at + i * 8);
+		at = err ? 0 : from_be64(walk->table[i % per]) & QCOW2_HOST;
+		if (at && !qcow2_place_fits(walk->q, at))
+			td_check_found(walk->check, "bitmap '%.64s': entry %llu, %#llx, cannot be",
+				       row->name, (unsigned long long)i, (unsigned long long)at);
+		else if (at)
+			seen(walk, "a cluster of a bitmap", at, cluster);
+	}
+	return err;
+}
+
+static int walk_bitmaps(struct walk *walk)
+{
+	const struct qcow2_layout *layout = &walk->q->layout;
+	int err = qcow2_bitmap_each(walk->q, walk_bitmap, walk);
+
+	if (err == -EINVAL)
+		td_check_found(walk->check, "the directory of its bitmaps is damaged");
+	else if (!err && layout->bitmaps && layout->autoclear & QCOW2_AUTOCLEAR_BITMAPS)
+		seen(walk, "the directory of bitmaps", layout->bitmaps_at, layout->bitmaps_len);
+	return err == -EINVAL ? 0 : err;
+}
+
 static int walk_refcounts(struct walk *walk)
 {
 	const struct qcow2_layout *layout = &walk->q->layout;
@@ -248,6 +286,8 @@ static int walk_all(struct walk *walk)
 		err = walk_l1(walk, now ? walk->q->now_l1_at : layout->l1_at,
 			      now ? walk->q->now_l1_count : layout->l1_count);
 	walk->active = false;
+	if (!err)
+		err = walk_bitmaps(walk);
 	return err ? err : walk_snapshots(walk);
 }
 

@@ -102,6 +102,10 @@ static int read_extensions(struct reading *r, uint64_t from, uint64_t end)
 		} else if (type == QCOW2_EXT_FEATURES) {
 			r->features = data;
 			r->features_len = len;
+		} else if (type == QCOW2_EXT_BITMAPS && len >= 24) {
+			layout->bitmaps = from_be32(*(be32 *)data);
+			layout->bitmaps_len = from_be64(*(be64 *)(data + 8));
+			layout->bitmaps_at = from_be64(*(be64 *)(data + 16));
 		}
 		pos = min_u64(pos + 8 + round_up(len, 8), r->ext_len);
 	}

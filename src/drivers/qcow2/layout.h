@@ -46,6 +46,7 @@ enum qcow2_incompatible {
 #define QCOW2_EXT_BACKING 0xe2792acau
 #define QCOW2_EXT_DATA_FILE 0x44415441u
 #define QCOW2_EXT_FEATURES 0x6803f857u
+#define QCOW2_EXT_BITMAPS 0x23852875u
 
 /* Entries of L1 and L2. */
 #define QCOW2_COPIED (1ull << 63)     /* its refcount is 1 */
@@ -62,6 +63,8 @@ struct qcow2_layout {
 	uint64_t table_at, table_clusters; /* the refcount table */
 	uint64_t snapshots, snapshots_at;
 	uint64_t incompatible, compatible, autoclear;
+	uint32_t bitmaps;             /* as their extension has it, which is true if */
+	uint64_t bitmaps_at, bitmaps_len; /* the autoclear bit is set: the directory */
 	bool zstd;
 	bool extended;                /* L2 entries of 16 bytes: with subclusters */
 	bool external;                /* data lie in a file of their own */

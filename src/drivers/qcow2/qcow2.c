@@ -122,6 +122,33 @@ static int open_below(struct qcow2 *q, struct td_why *why)
 	return 0;
 }
 
+static int autoclear_write(struct qcow2 *q, uint64_t keep)
+{
+	be64 bits = to_be64(keep);
+	int err;
+
+	if (q->layout.autoclear == keep)
+		return 0;
+	q->layout.autoclear = keep;
+	err = td_file_write(q->file, &bits, sizeof(bits),
+			    offsetof(struct qcow2_header, autoclear));
+	return err ? err : td_file_sync(q->file);
+}
+
+/* Bitmaps that make no sense are not true any more. */
+static int prepare_autoclear(struct qcow2 *q)
+{
+	uint64_t keep = q->layout.bitmaps ? QCOW2_AUTOCLEAR_BITMAPS : 0;
+	int err = autoclear_write(q, q->layout.autoclear & keep);
+
+	if (!err)
+		err = qcow2_bitmaps_open(q);
+	if (err != -EINVAL)
+		return err;
+	td_say(q->img, LOG_NOTICE, "the directory of its bitmaps is damaged: none is kept true");
+	return autoclear_write(q, 0);
+}
+
 /* What a writer must do before anything else: the autoclear bits of what it does not
  * keep true are cleared, refcounts that may be wrong are counted anew. */
 static int prepare(struct qcow2 *q, struct td_why *why)
@@ -148,19 +175,14 @@ static int prepare(struct qcow2 *q, struct td_why *why)
 		err = td_file_write(q->file, &bits, sizeof(bits),
 				    offsetof(struct qcow2_header, incompatible));
 	}
-	if (!err && layout->autoclear) {
-		layout->autoclear = 0;
-		bits = to_be64(0);
-		err = td_file_write(q->file, &bits, sizeof(bits),
-				    offsetof(struct qcow2_header, autoclear));
-		if (!err)
-			err = td_file_sync(q->file);
-	}
+	if (!err)
+		err = prepare_autoclear(q);
 	return err ? td_fail(why, err, "%s: cannot write its header: %s", path, strerror(-err)) : 0;
 }
 
 static void qcow2_free(struct qcow2 *q)
 {
+	qcow2_bitmaps_free(q);
 	td_map_free(q->map);
 	td_cache_free(q->cache);
 	td_space_free(q->space);
@@ -228,12 +250,18 @@ static int qcow2_open(struct td_image *img, struct td_why *why)
 
 static void qcow2_close(struct td_image *img)
 {
+	qcow2_bitmaps_close(img->state);
 	qcow2_free(img->state);
 }
 
 static void qcow2_submit(struct td_queue *queue, struct td_image *img, struct td_req *req)
 {
-	td_map_submit(((struct qcow2 *)img->state)->map, req);
+	struct qcow2 *q = img->state;
+
+	if (q->bitmaps && (req->op == TD_WRITE || req->op == TD_WRITE_ZEROES ||
+			   req->op == TD_DISCARD))
+		qcow2_bitmaps_note(q, req->offset, req->len);
+	td_map_submit(q->map, req);
 }
 
 /* ---- info ------------------------------------------------------------------------ */
@@ -246,9 +274,41 @@ static void put_number(td_info_put *put, void *arg, const char *key, uint64_t n)
 	put(arg, key, text);
 }
 
+struct info {
+	td_info_put *put;
+	void *arg;
+};
+
+static int info_bitmap(void *arg, const struct qcow2_bitmap_row *row)
+{
+	struct info *info = arg;
+	char key[sizeof(row->name) + 16], text[96];
+
+	snprintf(key, sizeof(key), "bitmap %s", row->name);
+	snprintf(text, sizeof(text), "%llu bytes to a bit, %s%s", 1ull << row->grain_bits,
+		 row->flags & QCOW2_BITMAP_AUTO ? "enabled" : "disabled",
+		 row->flags & QCOW2_BITMAP_IN_USE ? ", inconsistent" : "");
+	info->put(info->arg, key, text);
+	return 0;
+}
+
+static void info_bitmaps(struct qcow2 *q, td_info_put *put, void *arg)
+{
+	struct info info = { put, arg };
+
+	if (!q->layout.bitmaps)
+		return;
+	put_number(put, arg, "bitmaps", q->layout.bitmaps);
+	if (!(q->layout.autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		put(arg, "bitmaps-are", "inconsistent: the image was changed by a program that "
+		    "does not keep them");
+	else if (qcow2_bitmap_each(q, info_bitmap, &info))
+		put(arg, "bitmaps-are", "damaged");
+}
+
 static int qcow2_info(struct td_image *img, td_info_put *put, void *arg)
 {
-	const struct qcow2 *q = img->state;
+	struct qcow2 *q = img->state;
 	const struct qcow2_layout *layout = &q->layout;
 
 	put_number(put, arg, "version", layout->version);
@@ -270,6 +330,7 @@ static int qcow2_info(struct td_image *img, td_info_put *put, void *arg)
 		put(arg, "backing-file", layout->backing);
 	if (layout->backing_format[0])
 		put(arg, "backing-format", layout->backing_format);
+	info_bitmaps(q, put, arg);
 	return 0;
 }
 

@@ -9,6 +9,7 @@
  *   packed.c  compressed clusters     create.c, check.c
  *   reuse.c   what was free already
  *   snapshot.c  snapshots within      change.c  another size, another backing file
+ *   bitmaps.c   persistent bitmaps
  */
 #ifndef QCOW2_H
 #define QCOW2_H
@@ -58,6 +59,8 @@ struct qcow2 {
 	struct qcow2_job longer;  /* the refcount table becomes longer */
 	struct qcow2_job reuse;   /* free clusters are looked for, up to that number to */
 	struct qcow2_job unshare; /* an L2 table is copied */
+	struct qcow2_bitmap *bitmap; /* those that are kept true */
+	unsigned bitmaps;
 };
 
 /* One line for an entry that cannot be; -EIO. */
@@ -133,6 +136,34 @@ int qcow2_l1_copy(struct qcow2 *q, uint64_t from, uint64_t has, uint64_t count, 
 int qcow2_resize(struct td_image *img, uint64_t size, struct td_why *why);
 int qcow2_set_backing(struct td_image *img, const char *backing, const char *format,
 		      struct td_why *why);
+
+/* bitmaps.c: blocking, but for note */
+enum qcow2_bitmap_flag {
+	QCOW2_BITMAP_IN_USE = 1 << 0,   /* not true */
+	QCOW2_BITMAP_AUTO = 1 << 1,     /* follows the disk */
+	QCOW2_BITMAP_EXTRA_OK = 1 << 2, /* what nobody knows of it does not matter */
+};
+
+struct qcow2_bitmap_row {
+	uint64_t at, len;            /* of the row, in the file */
+	uint64_t table_at, count;
+	uint32_t flags;
+	unsigned grain_bits;         /* log2 of a bit's bytes of the disk */
+	bool known;                  /* its kind */
+	char name[1024];
+};
+typedef int qcow2_bitmap_fn(void *arg, const struct qcow2_bitmap_row *row);
+/* Rows of bitmaps, if the image says that these are true. -EINVAL: they cannot be. */
+int qcow2_bitmap_each(struct qcow2 *q, qcow2_bitmap_fn *each, void *arg);
+/* Those that follow the disk are marked as in use, and kept true from now on. */
+int qcow2_bitmaps_open(struct qcow2 *q);
+/* Bytes of the disk change. */
+void qcow2_bitmaps_note(struct qcow2 *q, uint64_t offset, uint64_t len);
+/* Before and after the disk gets another size: of all bitmaps. */
+int qcow2_bitmaps_take_all(struct qcow2 *q);
+int qcow2_bitmaps_resize(struct qcow2 *q, uint64_t old, uint64_t size);
+void qcow2_bitmaps_close(struct qcow2 *q);
+void qcow2_bitmaps_free(struct qcow2 *q);
 
 int qcow2_measure(const struct td_create *make, struct td_measure *out, struct td_why *why);
 /* Blocking, in open: writes refcounts anew, as the tables have it. */

@@ -428,6 +428,7 @@ static int apply(struct qcow2 *q, const char *name, struct td_why *why)
 	if (!err)
 		err = qcow2_head_write(q, &entry, sizeof(entry), offsetof(struct qcow2_header, l1_at));
 	if (!err) {
+		qcow2_bitmaps_note(q, 0, layout->size);
 		layout->l1_at = at;
 		err = add_all(q, old_at, layout->l1_count, -1);
 	}
