@@ -209,7 +209,7 @@ static void say_why(struct tool_run *run, const struct td_why *why, const char *
 
 int make_begin(struct tool_run *run, struct make *make)
 {
-	struct td_files files = { 0 };
+	struct td_files files = { .hook = run->hook };
 	struct td_create create = make->create;
 	struct td_why why = { "" };
 
@@ -230,7 +230,7 @@ int make_begin(struct tool_run *run, struct make *make)
 
 struct td_disk *make_open(struct tool_run *run, const struct make *make)
 {
-	struct td_disk_options options = { .name = make->create.path };
+	struct td_disk_options options = { .name = make->create.path, .hook = run->hook };
 	AUTO_FREE char *spec = name_spec(make->name.spec.type, make->temp);
 	struct td_disk *disk;
 	struct td_why why;

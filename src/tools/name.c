@@ -156,6 +156,7 @@ struct td_disk *name_open_with(struct tool_run *run, const struct name *name, bo
 
 	options->name = name_path(name);
 	options->read_only = read_only;
+	options->hook = run->hook;
 	if (td_disk_open(run->loop, run->registry, name->text, options, &disk, &why)) {
 		say_why_not(run, name, &why);
 		return NULL;

@@ -11,6 +11,7 @@
 #include "base/args.h"
 #include "core/registry.h"
 
+struct td_file_hook;
 struct td_loop;
 
 enum { TOOL_OK = 0, TOOL_FAILED = 1, TOOL_USAGE = 2 };
@@ -38,6 +39,7 @@ struct tool_run {
 	const struct tool *tool;
 	struct td_registry *registry; /* the built-in drivers, and plug-ins */
 	struct td_loop *loop;
+	struct td_file_hook *hook;    /* sees what is done to files of disks; NULL: none */
 };
 /* An exit code; it has been said. From here on signals that end a program are only
  * noted: tool_stopped is their number. */

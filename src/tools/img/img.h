@@ -39,6 +39,13 @@ extern const struct img_command img_create, img_info, img_check, img_convert, im
 	img_measure, img_compare, img_resize, img_dd, img_bench, img_snapshot,
 	img_commit, img_rebase;
 
+extern const struct img_command *const img_commands[]; /* ends with NULL */
+const struct img_command *img_command_find(const char *name);
+/* Runs it, argv[0] being its name; ends the program as tool_begin() does, or returns
+ * its exit code. hook: on all files of disks; NULL: none. */
+int img_command_run(const struct img_command *command, char **argv,
+		    struct td_file_hook *hook);
+
 /* One open disk. */
 struct img_disk {
 	struct name name;

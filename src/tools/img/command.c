@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The commands of tap-img by name, and running one: its command line, the drivers,
+ * the command, its exit code. The program does nothing else; a test that calls this
+ * sees what a command does to files.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/guard.h"
+#include "tools/img/img.h"
+
+const struct img_command *const img_commands[] = {
+	&img_create, &img_info,   &img_check,   &img_convert, &img_map,
+	&img_measure, &img_compare, &img_resize, &img_snapshot, &img_commit,
+	&img_rebase, &img_dd,     &img_bench,   NULL,
+};
+
+const struct img_command *img_command_find(const char *name)
+{
+	for (const struct img_command *const *it = img_commands; *it; it++)
+		if (!strcmp((*it)->name, name))
+			return *it;
+	return NULL;
+}
+
+static int output(struct img_options *options, const struct tool *tool)
+{
+	if (!options->output || !strcmp(options->output, "human"))
+		return TOOL_OK;
+	if (strcmp(options->output, "json")) {
+		tool_say(tool, "--output: json or human");
+		return tool->usage_code;
+	}
+	options->json = true;
+	return TOOL_OK;
+}
+
+int img_command_run(const struct img_command *command, char **argv,
+		    struct td_file_hook *hook)
+{
+	AUTO_FREE void *options = calloc(1, command->options_size);
+	struct tool_run run;
+	int count, code;
+
+	if (!options)
+		return TOOL_FAILED;
+	count = tool_begin(&command->tool, options, argv);
+	code = output(options, &command->tool);
+	if (code)
+		return code;
+	code = tool_start(&command->tool, &run);
+	run.hook = hook;
+	if (!code)
+		code = command->run(&run, options, argv + 1, count);
+	tool_end(&run);
+	if (fflush(stdout) && !code) {
+		tool_say(&command->tool, "cannot write the answer");
+		code = TOOL_FAILED;
+	}
+	return code;
+}
