@@ -209,8 +209,8 @@ static bool ask_kept(const struct asked *ask, uint64_t at, bool kill)
  * which they were sent. */
 void cut_model(const struct log *log, uint64_t at, bool kill, struct model *model)
 {
-	model_init(model, log->disk_size, log->tag);
-	if (log->old_size)
+	model_init(model, max_u64(log->disk_size, log->old_size), log->tag);
+	if (log->old_size && log->old_size < log->disk_size)
 		model_set(model, log->old_size, log->disk_size - log->old_size, TAG_ZERO);
 	for (unsigned i = 0; i < log->asks; i++) {
 		const struct asked *ask = &log->asked[i];

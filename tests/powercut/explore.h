@@ -8,7 +8,8 @@
  *            cut.c)
  *   judge    the files that are left: check, content, going on (judge.c)
  *
- * A format is a row of the table in formats.c.
+ * A format is a row of the table in formats.c. powercut-tools is the same program, but
+ * its runs are commands of tap-img: tools.c in place of formats.c, run.c and work.c.
  */
 #ifndef POWERCUT_EXPLORE_H
 #define POWERCUT_EXPLORE_H
@@ -16,6 +17,8 @@
 #include "cut.h"
 
 #define DISK_SIZE (2 * MiB + 384 * KiB)
+
+struct command;
 
 struct format {
 	const char *name;
@@ -31,8 +34,9 @@ struct format {
 	uint32_t cluster;      /* for create(); 0: its default */
 	uint64_t size;         /* of the disk; 0: DISK_SIZE */
 	uint64_t grows_to;     /* bytes, before or after the requests; 0: does not */
-	unsigned states;       /* that CI looks at, in thousands */
+	unsigned states;       /* that CI looks at, in thousands; 0: some hundred */
 	bool kills;            /* are looked at too */
+	void (*command)(struct command *command); /* of tap-img, see tools.c */
 	bool snapshots;        /* are made and deleted before and after requests */
 	/* An outside judge: qemu-img's name of the format, and whether its check
 	 * knows it. NULL: none. */
@@ -50,7 +54,24 @@ struct broken {
 
 extern const struct broken broken_rules[]; /* likewise */
 
-void format_make(const struct format *format, struct suite *suite, struct target *target);
+/* ---- run.c; for commands of tap-img tools.c, in another program ---- */
+
+/* What is written down, and judged. */
+struct run {
+	struct suite *suite;
+	const struct format *format;
+	unsigned steps;           /* requests, at most */
+	const char *survivors_in; /* the folder */
+	struct log *log;
+	/* Made by the run: */
+	struct target target;     /* what the cuts are judged by */
+	struct target beside;     /* an image over it, that reads the same in every
+	                             state; no spec: none */
+	struct model holds;       /* what it reads as */
+};
+
+/* Makes the image, and uses it. */
+void run_record(struct run *run, struct rnd *rnd);
 
 /* ---- work.c ---- */
 
@@ -72,7 +93,8 @@ struct judge {
 	struct td_file_hook base; /* sees what opening and writing change */
 	struct suite *suite;
 	const struct format *format;
-	const struct target *target;
+	const struct target *target, *beside;
+	const struct model *holds;
 	const struct log *log;
 	struct mirror mirror[LOG_FILES];
 	bool read_only;
@@ -84,8 +106,7 @@ struct judge {
 	bool no_outside;
 };
 
-void judge_begin(struct judge *judge, struct suite *suite, const struct format *format,
-		 const struct target *target, const struct log *log, uint64_t seed);
+void judge_begin(struct judge *judge, const struct run *run, uint64_t seed);
 /* The state that was rebuilt; fails if it is wrong. survivors: memory that a kill
  * left, or NULL. outside: ask qemu-img too. */
 void judge_state(struct judge *judge, const struct rebuild *rebuild,

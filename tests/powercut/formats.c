@@ -3,13 +3,6 @@
  * The formats that the explorer knows, a row for each way to have an image, and
  * the rules of ordering whose breaking must be noticed.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 #include "explore.h"
 
 const struct format formats[] = {
@@ -110,65 +103,3 @@ const struct broken broken_rules[] = {
 	{ "vmdk-marked-before-tables", "vmdk-small" },
 	{ 0 },
 };
-
-/* ---- images made by a command --------------------------------------------------- */
-
-static void base_make(const char *path, uint64_t size)
-{
-	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	char *data = malloc(size);
-
-	tag_fill(data, 0, size, TAG_BASE);
-	require(fd >= 0 && write(fd, data, size) == (ssize_t)size, "%s: %s", path,
-		strerror(errno));
-	close(fd);
-	free(data);
-}
-
-static void command_make(const char *template, const char *file, const char *base,
-			 uint64_t size, char *out, size_t room)
-{
-	size_t at = 0;
-
-	for (const char *p = template; *p && at + 1 < room; p++) {
-		if (p[0] != '%')
-			out[at++] = *p;
-		else if (*++p == 'f')
-			at += snprintf(out + at, room - at, "'%s'", file);
-		else if (*p == 'b')
-			at += snprintf(out + at, room - at, "'%s'", base);
-		else
-			at += snprintf(out + at, room - at, "%llu", (unsigned long long)size);
-	}
-	require(at + 1 < room, "too long: %s", template);
-	out[at] = 0;
-}
-
-static void made_by_command(const struct format *format, struct suite *suite, uint64_t size,
-			    struct target *target)
-{
-	char command[2048], base[300];
-
-	*target = (struct target){ .tag = format->overlay ? TAG_BASE : TAG_ZERO };
-	snprintf(target->path, sizeof(target->path), "%s/image%u", suite->dir, suite->made);
-	snprintf(base, sizeof(base), "%s/base%u", suite->dir, suite->made++);
-	if (format->overlay)
-		base_make(base, size);
-	command_make(format->make, target->path, base, size, command, sizeof(command));
-	require(!system(command), "%s: failed", command);
-	snprintf(target->spec, sizeof(target->spec), "%s:%s", format->type, target->path);
-}
-
-void format_make(const struct format *format, struct suite *suite, struct target *target)
-{
-	uint64_t size = format->size ? format->size : DISK_SIZE;
-	size_t at;
-
-	if (format->make)
-		made_by_command(format, suite, size, target);
-	else
-		target_make(suite, size, target);
-	at = strlen(target->spec);
-	if (format->options)
-		snprintf(target->spec + at, sizeof(target->spec) - at, "%s", format->options);
-}

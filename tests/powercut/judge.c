@@ -257,7 +257,7 @@ static void write_somewhere(struct judge *judge, struct rig *rig)
 		uint64_t len = (1 + rnd_below(&judge->rnd, 40)) * block;
 		io[i] = (struct io){
 			.op = TD_WRITE, .offset = round_down(i * slice, block) + skip,
-			.len = min_u64(len, slice / 2), .tag = TAG_AFTER + i,
+			.len = min_u64(len, round_down(slice / 2, block)), .tag = TAG_AFTER + i,
 		};
 	}
 	write_out(rig, io, ARRAY_SIZE(io));
@@ -284,24 +284,53 @@ static void go_on(struct judge *judge, struct model *model, bool looked)
 	require(!look(judge, model), "closed after the cut, it is marked dirty");
 }
 
-void judge_begin(struct judge *judge, struct suite *suite, const struct format *format,
-		 const struct target *target, const struct log *log, uint64_t seed)
+void judge_begin(struct judge *judge, const struct run *run, uint64_t seed)
 {
 	judge->base = (struct td_file_hook){ .begin = judge_begin_op, .end = judge_end_op };
-	judge->suite = suite;
-	judge->format = format;
-	judge->target = target;
-	judge->log = log;
+	judge->suite = run->suite;
+	judge->format = run->format;
+	judge->target = &run->target;
+	judge->beside = run->beside.spec[0] ? &run->beside : NULL;
+	judge->holds = &run->holds;
+	judge->log = run->log;
 	judge->rnd.s = seed;
-	snprintf(judge->survivors_in, sizeof(judge->survivors_in), "%s/survivors", suite->dir);
-	for (unsigned i = 0; i < log->files; i++)
-		mirror_open(&judge->mirror[i], log->file[i].path);
+	snprintf(judge->survivors_in, sizeof(judge->survivors_in), "%s/survivors",
+		 run->suite->dir);
+	for (unsigned i = 0; i < run->log->files; i++)
+		mirror_open(&judge->mirror[i], run->log->file[i].path);
 }
 
 void judge_end(struct judge *judge)
 {
 	for (unsigned i = 0; i < judge->log->files; i++)
 		mirror_close(&judge->mirror[i]);
+}
+
+/* Whoever opens it for writing gets what a kill left in memory into the files. */
+static void adopt(struct judge *judge, struct model *model)
+{
+	struct rig rig;
+
+	judge_open(judge, &rig, false, model);
+	judge_close(&rig, model);
+}
+
+/* What lies over the image reads as ever. */
+static void look_beside(struct judge *judge)
+{
+	struct td_why why = { "" };
+	struct rig rig;
+
+	rig_prepare(&rig, judge->suite);
+	rig.options.read_only = judge->read_only = true;
+	rig.options.hook = &judge->base;
+	model_copy(&rig.model, judge->holds);
+	int err = rig_try_open(&rig, judge->beside, &why);
+	require(!err, "open what lies over it: %s (%s)", why.text, strerror(-err));
+	rig_expect_all(&rig);
+	err = rig_close(&rig);
+	require(!err, "close what lies over it: %s", strerror(-err));
+	model_free(&rig.model);
 }
 
 /* What a kill left in memory is for the next who writes: only he sees all. */
@@ -311,8 +340,12 @@ static void judge_opened(struct judge *judge, struct model *model, bool survives
 
 	if (survives)
 		judge->adopted++;
-	else
+	if (survives && judge->beside)
+		adopt(judge, model);
+	if (!survives)
 		dirty = look(judge, model);
+	if (judge->beside)
+		look_beside(judge);
 	judge->marked += dirty;
 	if (outside && !dirty && !survives)
 		ask_qemu(judge, model);

@@ -144,12 +144,18 @@ static bool log_hold(struct td_file_hook *base, struct td_fileop *op, bool ended
 	return log->next->base.hold(&log->next->base, op, ended);
 }
 
+struct td_file_hook *log_hook(struct log *log)
+{
+	log->base = (struct td_file_hook){ .begin = log_begin, .end = log_end };
+	log->loop = pthread_self();
+	return &log->base;
+}
+
 void log_attach(struct log *log, struct rig *rig)
 {
-	log->base = (struct td_file_hook){ .begin = log_begin, .end = log_end, .hold = log_hold };
+	rig->options.hook = log_hook(log);
+	log->base.hold = log_hold;
 	log->next = &rig->hook;
-	log->loop = pthread_self();
-	rig->options.hook = &log->base;
 }
 
 static int ignore_begin(struct td_file_hook *base, const struct td_file_op_seen *op,

@@ -77,7 +77,9 @@ struct log {
 void log_init(struct log *log, uint32_t tag, const char *survivors_in);
 void log_free(struct log *log);
 
-/* From the next open on, what is done to files is written down. */
+/* A hook that writes down what is done to files. */
+struct td_file_hook *log_hook(struct log *log);
+/* The rig has it, in front of its own, from the next open on. */
 void log_attach(struct log *log, struct rig *rig);
 /* Not any more: what happens now is not part of the run. */
 void log_detach(struct log *log, struct rig *rig);

@@ -24,6 +24,8 @@
 
 #define OUTSIDE_EVERY 250 /* states, and qemu-img is asked too */
 #define SEEN_ROOM (1u << 22)
+#define FEW_STATES 300
+#define ROWS_MAX 32
 
 struct explorer {
 	struct suite suite;
@@ -118,112 +120,6 @@ void skip(const char *fmt, ...)
 	exit(77);
 }
 
-/* ---- a run ------------------------------------------------------------------------------ */
-
-static void rig_open_for(struct explorer *ex, struct rig *rig, const struct target *target,
-			 bool logged)
-{
-	struct td_why why = { "" };
-
-	rig_prepare(rig, &ex->suite);
-	if (logged)
-		log_attach(&ex->log, rig);
-	int err = rig_try_open(rig, target, &why);
-	require(!err, "open: %s (%s)", why.text, strerror(-err));
-	ex->log.disk_size = rig->size;
-}
-
-static void rig_over(struct rig *rig)
-{
-	int err = rig_close(rig);
-
-	require(!err, "close: %s", strerror(-err));
-	rig_end(rig);
-}
-
-/* As in open, nothing may be held back by the hook meanwhile. */
-static void grow(struct explorer *ex, struct rig *rig)
-{
-	struct td_image *top = td_disk_top(rig->disk);
-	bool shuffle = rig->hook.shuffle;
-	struct td_why why = { "" };
-
-	rig->hook.shuffle = false;
-	log_resize(&ex->log, ex->format->grows_to);
-	int err = top->driver->resize(top, ex->format->grows_to, &why);
-	require(!err, "resize: %s (%s)", why.text, strerror(-err));
-	log_resized(&ex->log);
-	rig->hook.shuffle = shuffle;
-	rig->size = td_disk_size(rig->disk);
-}
-
-/* Content stays as it is: what is applied has just been made. As in open, nothing may
- * be held back by the hook meanwhile. */
-static void snapshot(struct rig *rig, enum td_snapshot_op op, const char *name)
-{
-	struct td_image *top = td_disk_top(rig->disk);
-	struct td_snapshots ask = { .op = op, .name = name };
-	bool shuffle = rig->hook.shuffle;
-	struct td_why why = { "" };
-
-	rig->hook.shuffle = false;
-	int err = top->driver->snapshot(top, &ask, &why);
-	rig->hook.shuffle = shuffle;
-	require(!err, "snapshot %s: %s (%s)", name, why.text, strerror(-err));
-}
-
-static void snapshots_after(struct rig *rig, struct rnd *rnd)
-{
-	switch (rnd_below(rnd, 3)) {
-	case 0:
-		snapshot(rig, TD_SNAPSHOT_DELETE, "before");
-		break;
-	case 1:
-		snapshot(rig, TD_SNAPSHOT_MAKE, "after");
-		snapshot(rig, TD_SNAPSHOT_APPLY, "after");
-		break;
-	case 2:
-		snapshot(rig, TD_SNAPSHOT_MAKE, "after");
-		snapshot(rig, TD_SNAPSHOT_DELETE, "before");
-		break;
-	}
-}
-
-/* In half of the runs the image has been used before, and in half of them its
- * closing is part of the run. */
-static void record_run(struct explorer *ex, const struct target *target, struct rnd *rnd)
-{
-	struct work work = { .tag = TAG_FIRST };
-	struct rig rig;
-
-	ex->suite.shuffle = true;
-	log_init(&ex->log, target->tag, ex->survivors_in);
-	if (rnd_below(rnd, 2)) {
-		work_draw(&work, ex->steps, rnd);
-		rig_open_for(ex, &rig, target, false);
-		work_do(&work, &rig, &ex->log, rnd);
-		rig_over(&rig);
-		log_settle(&ex->log);
-	}
-	work_draw(&work, ex->steps, rnd);
-	rig_open_for(ex, &rig, target, true);
-	bool first = rnd_below(rnd, 2);
-	if (ex->format->grows_to && first)
-		grow(ex, &rig);
-	if (ex->format->snapshots)
-		snapshot(&rig, TD_SNAPSHOT_MAKE, "before");
-	work_do(&work, &rig, &ex->log, rnd);
-	if (ex->format->snapshots)
-		snapshots_after(&rig, rnd);
-	if (ex->format->grows_to && !first)
-		grow(ex, &rig);
-	if (rnd_below(rnd, 2))
-		log_detach(&ex->log, &rig);
-	rig_over(&rig);
-	ex->suite.shuffle = false;
-	log_finish(&ex->log);
-}
-
 /* ---- its states --------------------------------------------------------------------------- */
 
 static bool enough(const struct explorer *ex)
@@ -300,17 +196,18 @@ static bool look_at(void *arg, const struct cut *cut)
 static void run_explore(struct explorer *ex, uint64_t seed)
 {
 	struct rnd rnd = { seed };
-	struct target target;
+	struct run run = { .suite = &ex->suite, .format = ex->format, .steps = ex->steps,
+			   .survivors_in = ex->survivors_in, .log = &ex->log };
 
 	ex->seed = ex->suite.seed = seed;
 	require(!mkdir(ex->suite.dir, 0700) && !mkdir(ex->survivors_in, 0700), "%s: %s",
 		ex->suite.dir, strerror(errno));
-	format_make(ex->format, &ex->suite, &target);
-	record_run(ex, &target, &rnd);
+	run_record(&run, &rnd);
 	rebuild_begin(&ex->rebuild, &ex->log);
-	judge_begin(&ex->judge, &ex->suite, ex->format, &target, &ex->log, rnd_next(&rnd));
+	judge_begin(&ex->judge, &run, rnd_next(&rnd));
 	cuts_visit(&ex->log, ex->format->kills, ex->per_run, &rnd, look_at, ex);
 	judge_end(&ex->judge);
+	model_free(&run.holds);
 	rebuild_end(&ex->rebuild);
 	model_free(&ex->model);
 	log_free(&ex->log);
@@ -339,7 +236,7 @@ static void explore(struct explorer *ex, uint64_t seed)
 /* ---- the command --------------------------------------------------------------------------- */
 
 static const char usage[] =
-"usage: powercut [OPTION...] ROW\n"
+"usage: powercut [OPTION...] ROW...\n"
 "       powercut [OPTION...] --break RULE\n"
 "       powercut --list | --rules\n"
 "Cuts the power at every instant of random runs on images as ROW says, and judges\n"
@@ -377,7 +274,7 @@ static const struct format *row_find(const char *name)
 	errx(2, "there is no row %s; --list tells which there are", name);
 }
 
-static void rule_break(struct explorer *ex, const char *name)
+static const struct format *rule_break(struct explorer *ex, const char *name)
 {
 	const struct broken *row = broken_rules;
 
@@ -386,13 +283,16 @@ static void rule_break(struct explorer *ex, const char *name)
 	if (!row->rule || !rule_known(name))
 		errx(2, "there is no rule %s; --rules tells which there are", name);
 	broken_rule = row->rule;
-	ex->format = row_find(row->row);
 	if (row->steps)
 		ex->steps = row->steps;
+	return row_find(row->row);
 }
 
-static int parse(struct explorer *ex, int argc, char **argv, uint64_t *seed)
+/* Returns how many rows there are. */
+static unsigned parse(struct explorer *ex, int argc, char **argv, uint64_t *seed,
+		      const struct format **rows)
 {
+	unsigned count = 0;
 	int c;
 
 	while ((c = getopt_long(argc, argv, "n:T:r:w:a:e:S:kb:lL", options, NULL)) != -1) {
@@ -405,15 +305,17 @@ static int parse(struct explorer *ex, int argc, char **argv, uint64_t *seed)
 		case 'e': ex->suite.engine = optarg; break;
 		case 'S': *seed = strtoull(optarg, NULL, 0); ex->seeded = true; break;
 		case 'k': ex->keep = true; break;
-		case 'b': rule_break(ex, optarg); break;
+		case 'b': rows[0] = rule_break(ex, optarg); break;
 		case 'l': rows_list(); exit(0);
 		case 'L': rules_list(); exit(0);
-		default:  return -1;
+		default:  return 0;
 		}
 	}
-	if (!ex->format && optind + 1 == argc)
-		ex->format = row_find(argv[optind++]);
-	return ex->format && optind == argc ? 0 : -1;
+	if (broken_rule)
+		return optind == argc;
+	while (optind < argc && count < ROWS_MAX)
+		rows[count++] = row_find(argv[optind++]);
+	return optind == argc ? count : 0;
 }
 
 static void suite_make(struct explorer *ex)
@@ -438,31 +340,43 @@ static void suite_make(struct explorer *ex)
 	setenv("BLKTAP_SURVIVOR_DIR", ex->survivors_in, 1);
 }
 
+static void row_explore(struct explorer *ex, const struct format *row, uint64_t seed)
+{
+	ex->format = row;
+	if (!ex->states)
+		ex->states = broken_rule ? 20000 : row->states ? row->states * 1000 : FEW_STATES;
+	suite_make(ex);
+	ex->seen = calloc(SEEN_ROOM, sizeof(*ex->seen));
+	printf("# %s, seed %llu\n", row->name, (unsigned long long)seed);
+	fflush(stdout);
+	looking = ex;
+	explore(ex, seed);
+	looking = NULL;
+	scratch_remove(ex);
+	td_registry_free(ex->suite.registry);
+	free(ex->seen);
+}
+
 int main(int argc, char **argv)
 {
-	static struct explorer ex = {
+	static struct explorer wanted = {
 		.suite = { .exact = true }, .per_run = 200, .steps = 60,
-	};
+	}, ex;
+	const struct format *rows[ROWS_MAX];
 	uint64_t seed = td_now_us() % 1000000000;
+	unsigned count = parse(&wanted, argc, argv, &seed, rows);
 
-	if (parse(&ex, argc, argv, &seed)) {
+	if (!count) {
 		fputs(usage, stderr);
 		return 2;
 	}
-	if (!ex.states)
-		ex.states = broken_rule ? 20000 : ex.format->states * 1000;
 	/* megabytes come and go with each state: they need not be new each time */
 	mallopt(M_MMAP_THRESHOLD, 64 * MiB);
 	mallopt(M_TRIM_THRESHOLD, 256 * MiB);
 	td_log_level(LOG_WARNING);
-	suite_make(&ex);
-	ex.seen = calloc(SEEN_ROOM, sizeof(*ex.seen));
-	printf("# %s, seed %llu\n", ex.format->name, (unsigned long long)seed);
-	fflush(stdout);
-	looking = &ex;
-	explore(&ex, seed);
-	scratch_remove(&ex);
-	td_registry_free(ex.suite.registry);
-	free(ex.seen);
+	for (unsigned i = 0; i < count; i++) {
+		ex = wanted;
+		row_explore(&ex, rows[i], seed);
+	}
 	return broken_rule ? 1 : 0;
 }

@@ -12,6 +12,7 @@
 
 #include "base/guard.h"
 #include "base/num.h"
+#include "base/rule.h"
 #include "tools/img/img.h"
 #include "tools/progress.h"
 
@@ -202,6 +203,8 @@ static int rebase_run(struct tool_run *run, void *arg, char **words, int count)
 		rebase.img.disk = name_open_with(run, &rebase.img.name, false, &how);
 		code = rebase.img.disk ? TOOL_OK : TOOL_FAILED;
 	}
+	if (!code && !td_rule("rebase-content-before-name"))
+		code = name_it(&rebase);
 	if (!code && !options->unsafe)
 		code = keep(&rebase, options);
 	if (!code)
