@@ -42,6 +42,9 @@ const struct format formats[] = {
 	  .make = "qemu-img convert -f raw -O qcow2 -o cluster_size=4K %b %f && "
 		  "qemu-img snapshot -c s %f",
 	  .qemu = "qcow2", .qemu_checks = true, .states = 2 },
+	{ .name = "qcow2-subclusters-snapshots", .type = "qcow2", .overlay = true, .kills = true,
+	  .make = "qemu-img create -q -f qcow2 -o extended_l2=on,cluster_size=16K -b %b -F raw %f",
+	  .snapshots = true, .qemu = "qcow2", .qemu_checks = true, .states = 1 },
 	/* bitmaps are read, marked, and stored at the end */
 	{ .name = "qcow2-bitmaps", .type = "qcow2", .kills = true,
 	  .make = "qemu-img create -q -f qcow2 -o cluster_size=4K %f %s && "

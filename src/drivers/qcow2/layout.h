@@ -53,6 +53,7 @@ enum qcow2_incompatible {
 #define QCOW2_PACKED (1ull << 62)
 #define QCOW2_ZERO 1ull
 #define QCOW2_HOST 0x00fffffffffffe00ull
+#define QCOW2_SUBS 0xffffffffull      /* of an extended L2 entry's second half */
 #define QCOW2_L1_RESERVED 0x7f000000000001ffull
 #define QCOW2_L2_RESERVED 0x3f000000000001feull
 

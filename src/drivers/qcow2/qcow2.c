@@ -95,6 +95,8 @@ static int open_map(struct qcow2 *q, struct td_why *why)
 		err = td_space_new(q->img, q->file, q->cache, cluster,
 				   round_up(td_file_size(q->file), cluster), &q->space, why);
 	config.space = q->space;
+	if (!err && qcow2_copies_open(q))
+		err = td_fail(why, -ENOMEM, "%s: no memory", td_file_path(q->file));
 	return err ? err : td_map_new(q->img, &config, &q->map, why);
 }
 
@@ -161,9 +163,6 @@ static int prepare(struct qcow2 *q, struct td_why *why)
 	if (layout->incompatible & QCOW2_CORRUPT && !q->img->repair)
 		return td_fail(why, -EINVAL, "%s: is marked corrupt: open it read-only, or repair it",
 			       path);
-	if (layout->extended && layout->snapshots)
-		return td_fail(why, -ENOTSUP, "%s: has subclusters and snapshots, and can be read "
-			       "only", path);
 	if (layout->incompatible & QCOW2_DIRTY) {
 		td_cache_block(q->cache, true);
 		err = qcow2_rebuild(q, why);
@@ -184,6 +183,7 @@ static void qcow2_free(struct qcow2 *q)
 {
 	qcow2_bitmaps_free(q);
 	td_map_free(q->map);
+	qcow2_copies_free(q);
 	td_cache_free(q->cache);
 	td_space_free(q->space);
 	td_file_close(q->data);
