@@ -213,7 +213,7 @@ uint32_t td_disk_cluster(const struct td_disk *disk)
 uint32_t td_disk_can(const struct td_disk *disk)
 {
 	uint32_t changes = TD_CAN_WRITE | TD_CAN_FUA | TD_CAN_DISCARD |
-			   TD_CAN_WRITE_ZEROES | TD_CAN_COMPRESS;
+			   TD_CAN_WRITE_ZEROES | TD_CAN_COMPRESS | TD_CAN_STREAM;
 	const struct td_image *img = &disk->top->img;
 
 	if (img->read_only)
