@@ -233,6 +233,14 @@ static int grow_tables(struct qcow2 *q, uint64_t size)
 	return 0;
 }
 
+/* A data file that is a disk by itself is as long as that. */
+static int raw_resize(struct qcow2 *q, uint64_t size)
+{
+	if (!(q->layout.autoclear & QCOW2_AUTOCLEAR_RAW) || td_file_is_device(q->data))
+		return 0;
+	return td_file_truncate(q->data, size);
+}
+
 static int resize(struct qcow2 *q, uint64_t size)
 {
 	uint64_t cluster = qcow2_cluster(&q->layout), old = q->layout.size;
@@ -248,8 +256,10 @@ static int resize(struct qcow2 *q, uint64_t size)
 		err = grow_tables(q, size);
 		if (!err)
 			err = forget_range(q, whole, round_up(old, cluster), false);
-		return err;
+		return err ? err : raw_resize(q, size);
 	}
+	if (!err)
+		err = raw_resize(q, size);
 	if (!err)
 		err = grow_tables(q, size);
 	if (!err && below > whole)

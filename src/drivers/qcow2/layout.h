@@ -41,6 +41,8 @@ enum qcow2_incompatible {
 	QCOW2_EXTENDED_L2 = 1 << 4,
 };
 #define QCOW2_AUTOCLEAR_BITMAPS 1ull
+#define QCOW2_AUTOCLEAR_RAW 2ull      /* the data file is a disk by itself */
+#define QCOW2_LAZY 1ull               /* compatible: refcounts may be late */
 
 /* Extensions of the header. */
 #define QCOW2_EXT_BACKING 0xe2792acau

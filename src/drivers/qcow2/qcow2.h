@@ -141,6 +141,12 @@ int qcow2_place_packed(struct td_image *img, struct td_park *park, uint64_t len,
 int qcow2_set_packed(struct td_image *img, uint64_t offset, uint64_t at, uint64_t len);
 int qcow2_unpack(struct td_image *img, const void *from, size_t len, void *to);
 
+/* create.c */
+struct qcow2_create_options {
+	bool extended_l2, metadata, lazy_refcounts, data_file_raw;
+	char *data_file, *compression;
+};
+extern const struct td_option qcow2_create_options[];
 int qcow2_create(const struct td_create *make, struct td_why *why);
 int qcow2_check(struct td_image *img, struct td_check *check, struct td_why *why);
 /* For TD_REPAIR: bits 63 of the image's own tables become as the refcounts have it. */
