@@ -75,6 +75,9 @@ const struct format formats[] = {
 	 * 1 MiB only. */
 	{ .name = "vdi", .type = "vdi", .kills = true, .qemu = "vdi", .states = 1 },
 	{ .name = "vdi-small", .type = "vdi", .cluster = 4096, .kills = true, .states = 2 },
+	/* small blocks: the map has no room, and moves */
+	{ .name = "vdi-grows", .type = "vdi", .cluster = 4096, .kills = true, .grows_to = 4 * MiB,
+	  .states = 1 },
 	{ .name = "vmdk", .type = "vmdk", .kills = true, .qemu = "vmdk", .qemu_checks = true,
 	  .states = 1 },
 	{ .name = "vmdk-small", .type = "vmdk", .cluster = 4096, .kills = true, .qemu = "vmdk",
@@ -103,6 +106,7 @@ const struct broken broken_rules[] = {
 	{ "format-stages-in-order", "qcow2-snapshot" },
 	{ "format-drops-after-entries", "qcow2-overlay-small" },
 	{ "format-page-marked-before-change", "qcow2" },
+	{ "vdi-map-before-header", "vdi-grows" },
 	{ "vmdk-marked-before-tables", "vmdk-small" },
 	{ 0 },
 };
