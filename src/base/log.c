@@ -35,6 +35,8 @@ static void log_line(const char *name, int level, const char *fmt, va_list args)
 	at += vsnprintf(line + at, room - at, fmt, args);
 	if (at > room - 1)
 		at = room - 1;
+	line[at] = '\0';
+	td_text_plain(line);
 	line[at++] = '\n';
 	if (write(STDERR_FILENO, line, at) < 0)
 		return; /* nobody to tell */
@@ -73,6 +75,13 @@ void td_log_limited(struct td_ratelimit *limit, const char *name, int level,
 	va_start(args, fmt);
 	log_line(name, level, fmt, args);
 	va_end(args);
+}
+
+void td_text_plain(char *text)
+{
+	for (; *text; text++)
+		if ((unsigned char)*text < ' ' || *text == 0x7f)
+			*text = '?';
 }
 
 uint64_t td_now_us(void)

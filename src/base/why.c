@@ -6,6 +6,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "base/log.h"
+
 int td_fail(struct td_why *why, int err, const char *fmt, ...)
 {
 	va_list args;
@@ -14,6 +16,7 @@ int td_fail(struct td_why *why, int err, const char *fmt, ...)
 		va_start(args, fmt);
 		vsnprintf(why->text, sizeof(why->text), fmt, args);
 		va_end(args);
+		td_text_plain(why->text);
 	}
 	return err;
 }
@@ -30,5 +33,6 @@ void td_check_found(struct td_check *check, const char *fmt, ...)
 	va_start(args, fmt);
 	vsnprintf(text, sizeof(text), fmt, args);
 	va_end(args);
+	td_text_plain(text);
 	check->say(check->arg, text);
 }

@@ -107,6 +107,9 @@ static void td_fail_fills_and_returns(void **state)
 	assert_int_equal(td_fail(&why, -EIO, "%s: %d", "file", 7), -EIO);
 	assert_string_equal(why.text, "file: 7");
 	assert_int_equal(td_fail(NULL, -EINVAL, "nobody listens"), -EINVAL);
+	/* names in images may hold anything */
+	td_fail(&why, -EIO, "%s: gone", "a\nb\x1b[2J");
+	assert_string_equal(why.text, "a?b?[2J: gone");
 	memset(big, 'x', sizeof(big) - 1);
 	big[sizeof(big) - 1] = 0;
 	td_fail(&why, -EIO, "%s", big);
