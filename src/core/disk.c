@@ -169,17 +169,25 @@ static int last_flush(struct td_disk *disk)
 	return err;
 }
 
-int td_disk_close(struct td_disk *disk)
+int td_disk_settle(struct td_disk *disk)
 {
 	int err = 0;
 
-	if (!disk)
-		return 0;
 	if (!disk->top->img.read_only)
 		err = last_flush(disk);
 	/* what drivers do on their own behalf: metadata, space ahead of need */
 	while (td_loop_working(disk->loop) || disk->file_io)
 		td_loop_turn(disk->loop, -1);
+	return err;
+}
+
+int td_disk_close(struct td_disk *disk)
+{
+	int err;
+
+	if (!disk)
+		return 0;
+	err = td_disk_settle(disk);
 	image_close(disk->top);
 	disk_free(disk);
 	return err;
@@ -213,7 +221,7 @@ uint32_t td_disk_cluster(const struct td_disk *disk)
 uint32_t td_disk_can(const struct td_disk *disk)
 {
 	uint32_t changes = TD_CAN_WRITE | TD_CAN_FUA | TD_CAN_DISCARD |
-			   TD_CAN_WRITE_ZEROES | TD_CAN_COMPRESS | TD_CAN_STREAM;
+			   TD_CAN_WRITE_ZEROES | TD_CAN_COMPRESS;
 	const struct td_image *img = &disk->top->img;
 
 	if (img->read_only)

@@ -48,8 +48,13 @@ extern const struct td_option td_disk_keys[];
 int td_disk_open(struct td_loop *loop, struct td_registry *registry,
 		 const char *spec, const struct td_disk_options *options,
 		 struct td_disk **out, struct td_why *why);
-/* No request in flight. Returns the error of a last flush, if any; the disk is
- * closed all the same. */
+/*
+ * No request in flight. Flushes, and turns the loop until nothing is under way that
+ * the drivers do on their own behalf: after requests, and before a driver's check(),
+ * resize(), snapshot() or set_backing(), which block. Returns the flush's error.
+ */
+int td_disk_settle(struct td_disk *disk);
+/* Settles it first, and returns the error of that; the disk is closed all the same. */
 int td_disk_close(struct td_disk *disk);
 
 const char *td_disk_name(const struct td_disk *disk);

@@ -106,6 +106,7 @@ static void grow(struct run *run, struct rig *rig)
 	struct td_why why = { "" };
 
 	rig->hook.shuffle = false;
+	require(!td_disk_settle(rig->disk), "a flush failed");
 	log_resize(run->log, run->format->grows_to);
 	int err = top->driver->resize(top, run->format->grows_to, &why);
 	require(!err, "resize: %s (%s)", why.text, strerror(-err));
@@ -124,6 +125,7 @@ static void snapshot(struct rig *rig, enum td_snapshot_op op, const char *name)
 	struct td_why why = { "" };
 
 	rig->hook.shuffle = false;
+	require(!td_disk_settle(rig->disk), "a flush failed");
 	int err = top->driver->snapshot(top, &ask, &why);
 	rig->hook.shuffle = shuffle;
 	require(!err, "snapshot %s: %s (%s)", name, why.text, strerror(-err));
