@@ -94,6 +94,8 @@ static int walk_cluster(struct walk *walk, uint64_t offset, uint64_t entry)
 {
 	const struct qcow2_layout *layout = &walk->q->layout;
 	uint64_t host = entry & QCOW2_HOST, at = qcow2_packed_at(layout, entry);
+	uint64_t packed = qcow2_packed_len(layout, entry);
+	uint64_t end = round_up(td_file_size(walk->q->file), qcow2_cluster(layout));
 
 	if (layout->external) {
 		walk->check->allocated += walk->active && entry & QCOW2_COPIED;
@@ -102,11 +104,13 @@ static int walk_cluster(struct walk *walk, uint64_t offset, uint64_t entry)
 	if (entry & QCOW2_PACKED) {
 		walk->check->compressed += walk->active;
 		walk->check->allocated += walk->active;
-		/* the last sectors may be past the end: the length is rounded up */
-		if (seen(walk, "a compressed cluster", at,
-			 min_u64(qcow2_packed_len(layout, entry),
-				 max_u64(td_file_size(walk->q->file), at + 1) - at)) &&
-		    entry & QCOW2_COPIED)
+		/* the last sectors may be past the end of the file, but not of its clusters */
+		if (at < end && packed > end - at)
+			td_check_found(walk->check, "disk offset %llu: compressed, and past the "
+				       "end of the file", (unsigned long long)offset);
+		else if (seen(walk, "a compressed cluster", at,
+			      min_u64(packed, max_u64(td_file_size(walk->q->file), at + 1) - at)) &&
+			 entry & QCOW2_COPIED)
 			td_check_found(walk->check,
 				       "disk offset %llu: compressed, and marked as copied",
 				       (unsigned long long)offset);

@@ -132,8 +132,12 @@ int qcow2_take(struct qcow2 *q, struct td_park *park, uint64_t *len, uint64_t *a
 		*len = wanted;
 		err = td_space_find(q->space, park, cluster, len, at);
 		if (!err && *at >> q->layout.cluster_bits >> qcow2_block_bits(&q->layout) >=
-			    table_entries(q))
-			return qcow2_table_longer(q, park);
+			    table_entries(q)) {
+			err = qcow2_table_longer(q, park);
+			if (err)
+				return err;
+			continue;
+		}
 		if (!err)
 			err = block_of(q, park, *at >> q->layout.cluster_bits, &block);
 		if (!err && !block) {
@@ -162,10 +166,7 @@ int qcow2_take(struct qcow2 *q, struct td_park *park, uint64_t *len, uint64_t *a
 int qcow2_place(struct td_image *img, struct td_park *park, uint64_t offset, uint64_t *len,
 		uint64_t *at)
 {
-	struct qcow2 *q = img->state;
-	int err = q->layout.extended ? qcow2_sub_own(q, park, offset) : 0;
-
-	return err ? err : qcow2_take(q, park, len, at);
+	return qcow2_take(img->state, park, len, at);
 }
 
 int qcow2_release(struct td_image *img, struct td_park *park, uint64_t at, bool *gone)

@@ -115,11 +115,10 @@ static int longer_head(struct qcow2 *q, struct qcow2_job *job)
 	return 0;
 }
 
-static void longer_go(struct td_park *park, int err)
+static int longer_steps(struct qcow2 *q, struct qcow2_job *job)
 {
-	struct qcow2_job *job = container_of(park, struct qcow2_job, park);
-	struct qcow2 *q = container_of(job, struct qcow2, longer);
 	uint64_t used = round_up((job->index + job->blocks) * 8, q->page);
+	int err = 0;
 
 	for (; !err && job->from == 0; job->pos += q->page) {
 		if (job->pos >= used) {
@@ -138,8 +137,16 @@ static void longer_go(struct td_park *park, int err)
 		if (!err)
 			job->pos += n;
 	}
+	return err ? err : longer_head(q, job);
+}
+
+static void longer_go(struct td_park *park, int err)
+{
+	struct qcow2_job *job = container_of(park, struct qcow2_job, park);
+	struct qcow2 *q = container_of(job, struct qcow2, longer);
+
 	if (!err)
-		err = longer_head(q, job);
+		err = longer_steps(q, job);
 	if (err != TD_PARKED)
 		job_end(job, err);
 }
@@ -160,6 +167,11 @@ int qcow2_table_longer(struct qcow2 *q, struct td_park *park)
 	job->running = true;
 	job->from = job->pos = 0;
 	job->park.go = longer_go;
+	if (td_cache_blocks(q->cache)) { /* nobody parks then */
+		err = longer_steps(q, job);
+		job_end(job, err);
+		return err;
+	}
 	td_parks_add(&job->waiting, park);
 	longer_go(&job->park, 0);
 	return TD_PARKED;
