@@ -33,6 +33,11 @@ powercut: all
 
 # The lines changed since FROM; tables aligned by hand elsewhere stay as they are.
 FROM ?= HEAD
+# Likewise: SECONDS=3600 TARGET=qcow2 make fuzz
+fuzz:
+	scripts/install-packages build test
+	tests/fuzz/run $(SECONDS) $(TARGET)
+
 format:
 	scripts/install-packages format
 	git clang-format --force --extensions c,h $(FROM) || [ $$? = 1 ]

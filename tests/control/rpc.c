@@ -20,7 +20,6 @@
 #include "base/num.h"
 #include "control/rpc.h"
 #include "control/unix.h"
-#include "fuzz_rpc.h"
 
 struct fixture {
 	struct td_loop *loop;
@@ -289,32 +288,6 @@ static void rpc_serves_one_socket_once(void **state)
 	assert_int_equal(access("/etc/passwd", F_OK), 0);
 }
 
-/* Good requests with a few bytes changed, cut or doubled. */
-static void rpc_survives_what_is_nearly_right(void **state)
-{
-	static const char good[] = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"echo\",\"params\":"
-				   "{\"text\":\"\\u00e4\",\"more\":[1,{\"a\":null}]}}\n"
-				   "{\"jsonrpc\":\"2.0\",\"method\":\"echo\"}\n[]\n";
-	uint8_t data[2 * sizeof(good)];
-
-	srandom(1);
-	LLVMFuzzerTestOneInput((const uint8_t *)good, sizeof(good) - 1);
-	for (int i = 0; i < 3000; i++) {
-		size_t len = sizeof(good) - 1, cut = random() % len;
-
-		memcpy(data, good, len);
-		for (int n = random() % 4; n; n--)
-			data[random() % len] = random();
-		if (random() % 4 == 0) {
-			len = cut;
-		} else if (random() % 4 == 0) {
-			memcpy(data + len, good, cut);
-			len += cut;
-		}
-		LLVMFuzzerTestOneInput(data, len);
-	}
-}
-
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -331,7 +304,6 @@ int main(void)
 		TEST(rpc_link_may_be_freed_as_it_breaks),
 		TEST(rpc_takes_lines_byte_by_byte),
 		TEST(rpc_serves_one_socket_once),
-		cmocka_unit_test(rpc_survives_what_is_nearly_right),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

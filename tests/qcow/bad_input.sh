@@ -193,12 +193,13 @@ tables() {
 mutants() {
 	seed=${RANDOM_SEED:-$((RANDOM * 32768 + RANDOM))}
 	echo "seed $seed: RANDOM_SEED=$seed repeats this"
-	{ yes text | head -c 1M; head -c 1M /dev/urandom; } >raw
+	{ yes text | head -c 8K; head -c 8K /dev/urandom; } >raw
+	truncate -s 2M raw
 	must $make one.qcow raw packed=1 cluster_bits=12
 	must $make two.qcow raw cluster_bits=9 l2_bits=6
 	must $make three.qcow raw xen=16le l1=le premapped=1
 	must $make four.qcow raw cluster_bits=16 packed=1
-	timeout 250 "$QCOW_MUTANTS" "${ROUNDS:-400}" "$seed" ./*.qcow >out.txt 2>&1 ||
+	timeout 250 "$FUZZ_MUTATE" qcow runs="${ROUNDS:-400}" seed="$seed" raw=1 ./*.qcow >out.txt 2>&1 ||
 		fail "exit $?: $(tail -20 out.txt)"
 }
 

@@ -20,7 +20,6 @@
 
 #include "base/num.h"
 #include "front.h"
-#include "fuzz_ring.h"
 #include "transports/xen/ring.h"
 #include "config.h"
 
@@ -315,43 +314,6 @@ static void notification_is_wanted_once_for_a_batch(void **state)
 	both_close(&b);
 }
 
-/* Random memory, of which the index is sane now and then and operations mostly. */
-static void random_rings_stay_in_bounds(void **state)
-{
-	static uint8_t data[1 + 4096 + TD_XEN_MAX_SEGMENTS * 8];
-	const char *given = getenv("SEED");
-	unsigned seed = given ? (unsigned)strtoul(given, NULL, 0) : (unsigned)time(NULL);
-
-	print_message("SEED=%u\n", seed);
-	srandom(seed);
-	for (int round = 0; round < 5000; round++) {
-		unsigned entry;
-
-		for (size_t i = 0; i < sizeof(data); i++)
-			data[i] = (uint8_t)(random() >> 8);
-		entry = data[0] & 1 ? 108 : 112;
-		if (random() % 8) {
-			uint32_t start = (uint32_t)random(), prod = start + random() % 33;
-
-			memcpy(data + 1, &prod, 4);
-			memcpy(data + 1 + 8, &start, 4);
-		}
-		for (unsigned i = 0; i < 32; i++) {
-			uint8_t *at = data + 1 + 64 + i * entry;
-
-			at[0] = (uint8_t)(random() % 8);
-			at[1] = (uint8_t)(random() % 13);
-			if (random() % 2)
-				memset(at + 2, 0, 22);
-			for (unsigned s = 0; s < 11; s++) {
-				at[entry - 88 + 8 * s + 4] = (uint8_t)(random() % 4);
-				at[entry - 88 + 8 * s + 5] = (uint8_t)(3 + random() % 5);
-			}
-		}
-		LLVMFuzzerTestOneInput(data, sizeof(data));
-	}
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -363,7 +325,6 @@ int main(void)
 		cmocka_unit_test(an_index_past_the_ring_is_noticed),
 		cmocka_unit_test(indices_wrap_round),
 		cmocka_unit_test(notification_is_wanted_once_for_a_batch),
-		cmocka_unit_test(random_rings_stay_in_bounds),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,26 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Fuzz entry of the control socket: whatever a client may send to a server with
- * a method that looks into its parameters. Aborts if an answer is no line of
- * JSON-RPC. Built with clang's libFuzzer:
- *     ninja -C build tests/control/fuzz-rpc && build/tests/control/fuzz-rpc
+ * The control socket: whatever a client may send to a server with a method that looks
+ * into its parameters. Each answer must be a line of JSON-RPC.
  */
-#include "fuzz_rpc.h"
-
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/num.h"
 #include "control/rpc.h"
 #include "control/unix.h"
-
-static void demand(bool holds)
-{
-	if (!holds)
-		abort();
-}
+#include "targets.h"
 
 static void method_echo(void *arg, struct td_rpc_call *call, json_t *params)
 {
@@ -46,7 +37,7 @@ static void look_at(char *answers)
 	}
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+static void input(const struct fuzz_target *target, const uint8_t *data, size_t size)
 {
 	static char answers[1 << 20];
 	static char path[64];
@@ -56,13 +47,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	ssize_t n;
 	int fd;
 
-	snprintf(path, sizeof(path), "/tmp/blktap-fuzz-%d", (int)getpid());
+	snprintf(path, sizeof(path), "%s/rpc", fuzz_folder());
 	demand(!td_loop_new(&loop));
 	demand(!td_rpc_listen(loop, path, &server, NULL));
 	td_rpc_serve(server, rows, NULL);
 	demand(!td_unix_connect(path, false, &fd));
-	if (size > 100000)
-		size = 100000; /* what the socket holds */
 	demand(send(fd, data, size, 0) == (ssize_t)size);
 	shutdown(fd, SHUT_WR);
 	for (int i = 0; i < 100; i++) {
@@ -78,5 +67,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	td_rpc_close(server);
 	td_loop_turn(loop, 0);
 	td_loop_free(loop);
-	return 0;
 }
+
+static size_t seed(const struct fuzz_target *target, unsigned n, uint8_t *out)
+{
+	static const char *const texts[] = {
+		"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"echo\",\"params\":"
+		"{\"text\":\"\\u00e4\",\"more\":[1,{\"a\":null}]}}\n"
+		"{\"jsonrpc\":\"2.0\",\"method\":\"echo\"}\n[]\n",
+		"[{\"jsonrpc\":\"2.0\",\"id\":\"x\",\"method\":\"none\"}]\n"
+		"{\"jsonrpc\":\"2.0\",\"id\":1e3,\"method\":\"echo\",\"params\":[]}\n",
+	};
+
+	if (n >= ARRAY_SIZE(texts))
+		return 0;
+	memcpy(out, texts[n], strlen(texts[n]));
+	return strlen(texts[n]);
+}
+
+const struct fuzz_target fuzz_rpc = { .name = "rpc", .input = input, .seed = seed };

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The formats: how their images are opened, sealed and made. */
+#include <string.h>
+#include <unistd.h>
+
+#include "base/num.h"
+#include "image.h"
+#include "sparse.h"
+
+/* ---- checksums ---------------------------------------------------------------- */
+
+/* Of VHD: the complement of the sum of all bytes, in one of the structure's fields. */
+static void vhd_sum(int fd, uint64_t at, size_t len, size_t field, const char *cookie)
+{
+	uint8_t data[1024];
+	uint32_t sum = 0;
+
+	if (pread(fd, data, len, at) != (ssize_t)len || memcmp(data, cookie, 8))
+		return;
+	memset(data + field, 0, 4);
+	for (size_t i = 0; i < len; i++)
+		sum += data[i];
+	for (unsigned i = 0; i < 4; i++)
+		data[field + i] = ~sum >> (24 - 8 * i);
+	demand(pwrite(fd, data, len, at) == (ssize_t)len);
+}
+
+static void vhd_seal(int fd, uint64_t size)
+{
+	vhd_sum(fd, 512, 1024, 36, "cxsparse");
+	vhd_sum(fd, 0, 512, 64, "conectix");
+	if (size >= 1024)
+		vhd_sum(fd, size - 512, 512, 64, "conectix");
+}
+
+/* ---- rows ------------------------------------------------------------------------ */
+
+/* A cluster of 1: the format's default. */
+static const struct fuzz_image qcow_images[] = {
+	{ .cluster = 1 },
+	{ .cluster = 512 },
+	{ .cluster = 4096, .overlay = true },
+	{ .cluster = 4096, .packed = true },
+	{ 0 },
+};
+
+static const struct fuzz_image qcow2_images[] = {
+	{ .cluster = 1 },
+	{ .cluster = 512, .how = SPARSE_RESIZE },
+	{ .cluster = 4096, .overlay = true, .how = SPARSE_REPAIR },
+	{ .cluster = 4096, .packed = true },
+	{ .cluster = 4096, .how = SPARSE_SNAPSHOT },
+	{ .cluster = 512, .overlay = true, .how = SPARSE_SNAPSHOT | SPARSE_RESIZE },
+	{ 0 },
+};
+
+static const struct fuzz_image vhd_images[] = {
+	{ .cluster = 1 },
+	{ .cluster = 4096, .how = SPARSE_RESIZE },
+	{ .cluster = 4096, .overlay = true },
+	{ .cluster = 1, .create = "kind=fixed" },
+	{ .cluster = 4096, .how = SPARSE_REPAIR },
+	{ 0 },
+};
+
+static const struct fuzz_image vdi_images[] = {
+	{ .cluster = 1 },
+	{ .cluster = 4096, .how = SPARSE_RESIZE },
+	{ .cluster = 1, .create = "kind=fixed" },
+	{ .cluster = 4096, .how = SPARSE_REPAIR },
+	{ 0 },
+};
+
+static const struct fuzz_image vmdk_images[] = {
+	{ .cluster = 1 },
+	{ .cluster = 4096, .how = SPARSE_RESIZE },
+	{ .cluster = 4096, .overlay = true },
+	{ .cluster = 4096, .create = "zeroed_grain=on" },
+	{ 0 },
+};
+
+const struct fuzz_format fuzz_formats[] = {
+	{ .type = "qcow", .options = { "", ",resized=on" }, .images = qcow_images },
+	{ .type = "qcow2", .images = qcow2_images,
+	  .options = { "", ",backing-format=raw", ",snapshot=one", ",data-file=on",
+		       ",cache=64K" } },
+	{ .type = "vhd", .seal = vhd_seal, .images = vhd_images,
+	  .options = { "", ",backing-format=raw", ",kind=fixed", ",size-from=size" } },
+	{ .type = "vdi", .images = vdi_images },
+	{ .type = "vmdk", .images = vmdk_images,
+	  .options = { "", ",parent-format=raw,stale-parent=on", ",cache=64K" } },
+	{ .type = "vmdk", .options = { "", ",parent-format=raw,stale-parent=on" },
+	  .text = "# Disk DescriptorFile\nversion=1\nencoding=\"UTF-8\"\nCID=12345678\n"
+		  "parentCID=ffffffff\nisNativeSnapshot=\"no\"\n"
+		  "createType=\"twoGbMaxExtentFlat\"\nparentFileNameHint=\"base\"\n"
+		  "# Extent description\nRW 100 FLAT \"flat\" 0\nRW 24 ZERO\n"
+		  "RDONLY 4 FLAT \"base\" 8\nRW 8 SPARSE \"base\"\nRW 8 VMFS \"base\"\n"
+		  "# The Disk Data Base\nddb.adapterType = \"ide\"\n"
+		  "ddb.geometry.cylinders = \"4\"\n" },
+	{ 0 },
+};
