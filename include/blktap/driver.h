@@ -36,7 +36,7 @@
 #include <sys/uio.h>
 
 /* Changed when a field of this header moves or changes meaning. */
-#define TD_DRIVER_ABI 2
+#define TD_DRIVER_ABI 3
 
 struct td_queue; /* one thread of a disk, with its event loop and I/O engine */
 struct td_files; /* opens files under the policy of the disk */
@@ -105,6 +105,10 @@ static inline unsigned td_extent_depth(unsigned flags)
 struct td_extent {
 	uint64_t len;    /* from the request's offset; > 0, may pass its end */
 	unsigned flags;  /* enum td_extent_flag; 0: data */
+	/* Where the bytes are, as they are stored: set by td_io(). NULL: not said, or in
+	 * no one place (none, in parts, compressed). Valid while the disk is open. */
+	struct td_file *file;
+	uint64_t at;
 };
 
 /* Called when a child has ended; the child is the driver's again. */

@@ -27,6 +27,8 @@ void image_submit(struct td_image *img, struct td_req *req)
 {
 	req->image = img;
 	memset(td_scratch(img, req), 0, img->driver->req_size);
+	if (req->op == TD_EXTENTS)
+		req->extent = (struct td_extent){ 0 };
 	trace_submit(req);
 	img->driver->submit(req->queue, img, req);
 }
@@ -105,6 +107,10 @@ static void io_done(struct td_fileop *op, int err)
 
 	slot->req.queue->disk->file_io--;
 	slot->req.extent = op->extent;
+	if (op->op == TD_EXTENTS) {
+		slot->req.extent.file = op->file;
+		slot->req.extent.at = op->offset;
+	}
 	if (!step) {
 		td_end(&slot->req, err);
 		return;

@@ -143,8 +143,8 @@ map-as-qemu-img-has-it() {
 		def ranges(name):
 		    out = []
 		    for e in json.load(open(name)):
-		        # of zeroes it does not matter who says so
-		        what = "zero" if e["zero"] else (e["data"], e["depth"])
+		        # of zeroes it does not matter who says so, and where they are
+		        what = "zero" if e["zero"] else (e["data"], e["depth"], e["offset"] - e["start"])
 		        if out and out[-1][2] == what:
 		            out[-1][1] += e["length"]
 		        else:
@@ -155,9 +155,31 @@ map-as-qemu-img-has-it() {
 		    sys.exit(f"ours {a}\ntheirs {b}")
 	END
 	must "$img" map -f qcow2 a
-	grep -Eq "^0x0 +0x100000 +1 +$PWD/base" out.txt || fail "$(cat out.txt)"
+	grep -Eq "^0x0 +0x100000 +0x[0-9a-f]+ +1 +$PWD/base" out.txt || fail "$(cat out.txt)"
 	must "$img" map --json -s 1M -l 64K -f qcow2 a
 	is 'len(d), d[0]["start"], d[0]["length"]' '(1, 1048576, 65536)'
+	# it is there, in every format, and of several files in the right one
+	while read -r format more; do
+		must "$img" convert --force -O "$format" ${more:+-o "$more"} raw:raw x
+		must "$img" map --json -f "$format" x
+		is 'all(open(e["filename"], "rb").seek(e["offset"]) == e["offset"] and
+			(f := open(e["filename"], "rb"), r := open("raw", "rb"),
+			 f.seek(e["offset"]), r.seek(e["start"]),
+			 f.read(e["length"]) == r.read(e["length"]))[-1]
+			for e in d if e["data"]), any(e["data"] for e in d)' '(True, True)'
+	done <<-END
+		raw
+		qcow
+		qcow2
+		vmdk
+		vmdk subformat=twoGbMaxExtentFlat
+		vhd
+		vhd kind=fixed
+		vdi
+	END
+	must "$img" convert -c --force -O qcow2 raw:raw x
+	must "$img" map --json -f qcow2 x
+	is 'all("offset" not in e for e in d if e["start"] == 2 << 20)' True
 	refuses 'no sector' "$img" map -s 100 -f qcow2 a
 	refuses 'no sector' "$img" map -s 1T -f qcow2 a
 }

@@ -108,7 +108,7 @@ static void extent_told(struct td_req *kid)
 	struct qcow_piece *piece = kid->user;
 
 	if (!kid->err) {
-		kid->parent->extent.flags = kid->extent.flags;
+		kid->parent->extent = kid->extent;
 		kid->parent->extent.len = min_u64(kid->extent.len, piece->len);
 	}
 	td_end(kid, 0);

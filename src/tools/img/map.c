@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * map: what is in the disk, range by range, and which image of the chain holds it.
+ * map: what is in the disk, range by range, which image of the chain holds it, and
+ * where in which file.
  */
 #include <stdio.h>
 #include <string.h>
@@ -42,14 +43,33 @@ static void row(struct map *map, uint64_t at, const struct td_extent *extent)
 {
 	unsigned depth = td_extent_depth(extent->flags);
 	bool hole = extent->flags & TD_EXTENT_HOLE, zero = extent->flags & TD_EXTENT_ZERO;
+	const char *name = extent->file ? td_file_path(extent->file) :
+					  image_at(map, depth)->target;
+	char place[24] = "-";
+	json_t *row;
 
-	if (map->list)
-		json_array_append_new(map->list, json_pack("{s:o, s:o, s:i, s:b, s:b, s:b}",
-			"start", img_number(at), "length", img_number(extent->len),
-			"depth", depth, "present", !hole, "zero", zero, "data", !zero));
-	else if (!zero)
-		printf("0x%-17llx 0x%-17llx %-6u %s\n", (unsigned long long)at,
-		       (unsigned long long)extent->len, depth, image_at(map, depth)->target);
+	if (extent->file)
+		snprintf(place, sizeof(place), "0x%llx", (unsigned long long)extent->at);
+	if (!map->list && !zero)
+		printf("0x%-17llx 0x%-17llx %-19s %-6u %s\n", (unsigned long long)at,
+		       (unsigned long long)extent->len, place, depth, name);
+	if (!map->list)
+		return;
+	row = json_pack("{s:o, s:o, s:i, s:b, s:b, s:b}",
+		"start", img_number(at), "length", img_number(extent->len),
+		"depth", depth, "present", !hole, "zero", zero, "data", !zero);
+	if (row && extent->file) {
+		json_object_set_new(row, "offset", img_number(extent->at));
+		json_object_set_new(row, "filename", json_string(name));
+	}
+	json_array_append_new(map->list, row);
+}
+
+/* Whether next begins where it ends, in the disk and in the file. */
+static bool goes_on(const struct td_extent *it, const struct td_extent *next)
+{
+	return it->flags == next->flags && it->file == next->file &&
+	       (!it->file || it->at + it->len == next->at);
 }
 
 /* The next row: answers that say the same are one. */
@@ -64,10 +84,12 @@ static int next(struct map *map, struct td_extent *out)
 		err = img_extent(&map->disk, at, min_u64(map->end - at, ASK_MAX), &extent);
 		if (err)
 			return err;
-		if (out->len && out->flags != extent.flags)
+		if (out->len && !goes_on(out, &extent))
 			break;
-		out->flags = extent.flags;
-		out->len += extent.len;
+		if (!out->len)
+			*out = extent;
+		else
+			out->len += extent.len;
 		at += extent.len;
 	}
 	return 0;
@@ -78,7 +100,8 @@ static int walk(struct map *map)
 	struct td_extent extent;
 
 	if (!map->list)
-		printf("%-19s %-19s %-6s %s\n", "Offset", "Length", "Depth", "File");
+		printf("%-19s %-19s %-19s %-6s %s\n", "Offset", "Length", "Mapped to", "Depth",
+		       "File");
 	while (map->at < map->end) {
 		int err = next(map, &extent);
 
