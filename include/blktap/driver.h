@@ -333,6 +333,8 @@ enum td_can {
 	TD_CAN_EXTENTS      = 1 << 4, /* else all is data */
 	TD_CAN_SHARE        = 1 << 5, /* several disks may write it: shared=on */
 	TD_CAN_COMPRESS     = 1 << 6, /* takes WRITE with TD_COMPRESS, else refused */
+	TD_CAN_STREAM       = 1 << 7, /* takes nothing but such, each behind those before
+	                                 it, into an empty image: for tools */
 };
 
 /* One image of a disk's chain. */

@@ -219,6 +219,10 @@ void td_map_drop(struct td_map *map, uint64_t at, uint64_t len);
 /* Whether anything has been dropped that has not come to space yet. */
 bool td_map_drops(const struct td_map *map);
 
+/* Blocking, before the disk grows: what of [from, to) lies in the file becomes zeroes
+ * there. The cache blocks. */
+int td_map_zero(struct td_map *map, uint64_t from, uint64_t to);
+
 /* Stores of entries that a kill cannot halve. value is as it lies on disk. */
 static inline void td_set64(void *at, uint64_t value)
 {

@@ -74,8 +74,11 @@ static int may_copy(struct convert *convert, struct td_disk *to, const char *nam
 static int may_and_copy(struct convert *convert, struct td_disk *to, const char *name,
 			const struct td_driver *driver, bool fresh)
 {
-	int code = may_copy(convert, to, name, driver);
+	int code;
 
+	if (td_disk_can(to) & TD_CAN_STREAM) /* nothing else will do, and it is empty */
+		convert->options.compress = fresh = true;
+	code = may_copy(convert, to, name, driver);
 	return code ? code : copy_with_progress(convert, to, name, fresh);
 }
 

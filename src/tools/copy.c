@@ -8,7 +8,8 @@
  *
  * Zeroes are left out where the target is fresh, else they become WRITE_ZEROES. A
  * short hole between data is read with them, which costs less than to stop for it.
- * Completions only note what has happened; pump() does what comes next, from a
+ * Compressed clusters are written in the order of the disk: some formats ask for that,
+ * and the others are read faster. Completions only note what has happened; pump() does what comes next, from a
  * deferred call or after a turn.
  */
 #include "tools/copy.h"
@@ -40,6 +41,7 @@ struct slot {
 	uint64_t offset, len;  /* of the source */
 	uint64_t pos;          /* what lies before it is written, or being written */
 	unsigned writes;
+	uint64_t turn;         /* of compressed clusters: this one's */
 	struct iovec iov;
 };
 
@@ -66,6 +68,7 @@ struct copy {
 	char *arena;
 	uint64_t end;         /* of the source's range */
 	uint64_t chunk, block;
+	uint64_t turns, turn; /* given to slots; whose it is */
 	uint64_t cursor;      /* all before it is in slots or done */
 	struct extent line[AHEAD];
 	unsigned first, count;
@@ -252,8 +255,18 @@ static void write_run(struct copy *copy, struct slot *slot, uint64_t len, bool z
 	send(copy, req, slot, TD_WRITE, at, len, slot->buf + slot->pos);
 }
 
+static bool its_turn(const struct copy *copy, const struct slot *slot)
+{
+	return !copy->options.compress || slot->turn == copy->turn || slot->pos;
+}
+
 static void write_slot(struct copy *copy, struct slot *slot)
 {
+	bool begins = !slot->pos;
+
+	if (!its_turn(copy, slot))
+		return;
+	copy->turn += begins && copy->options.compress;
 	while (slot->pos < slot->len && slot->writes < WRITES) {
 		bool zero;
 		uint64_t len = next_run(copy, slot, &zero);
@@ -311,6 +324,7 @@ static bool start(struct copy *copy, struct slot *slot)
 	skip_to(copy, copy->cursor + slot->len);
 	if (what == DATA) {
 		slot->state = SLOT_READING;
+		slot->turn = copy->turns++;
 		send(copy, td_pool_get(copy->readers), slot, TD_READ, slot->offset, slot->len,
 		     slot->buf);
 	} else if (what == NOTHING || copy->options.fresh) {
@@ -331,12 +345,9 @@ static void flush(struct copy *copy)
 	send(copy, td_pool_get(copy->writers), &copy->slot[0], TD_FLUSH, 0, 0, NULL);
 }
 
-static void pump(struct copy *copy)
+/* What each slot can do now. */
+static void pump_slots(struct copy *copy)
 {
-	if (copy->options.stop && *copy->options.stop)
-		fail(copy, -EINTR, copy->cursor, false);
-	if (copy->err)
-		return;
 	for (unsigned i = 0; i < copy->options.jobs; i++) {
 		struct slot *slot = &copy->slot[i];
 
@@ -345,6 +356,20 @@ static void pump(struct copy *copy)
 		while (slot->state == SLOT_IDLE && start(copy, slot))
 			;
 	}
+}
+
+static void pump(struct copy *copy)
+{
+	uint64_t turn;
+
+	if (copy->options.stop && *copy->options.stop)
+		fail(copy, -EINTR, copy->cursor, false);
+	if (copy->err)
+		return;
+	do {
+		turn = copy->turn;
+		pump_slots(copy);
+	} while (copy->turn != turn);
 	ask(copy);
 	flush(copy);
 	if (copy->options.progress)

@@ -26,7 +26,7 @@ const struct td_option make_keys[] = {
 	{ "cluster_size", TD_SIZE, offsetof(struct keys, cluster), "bytes of a cluster" },
 	{ "cluster", TD_SIZE, offsetof(struct keys, cluster), "the same" },
 	{ "preallocation", TD_STRING, offsetof(struct keys, reserve),
-	  "off, or falloc or full: all space is taken now" },
+	  "off, metadata, or falloc or full: all space is taken now" },
 	{ "backing_file", TD_STRING, offsetof(struct keys, backing), "the image below" },
 	{ "backing_fmt", TD_STRING, offsetof(struct keys, backing_format), "its format" },
 	{ NULL },
@@ -56,12 +56,37 @@ static unsigned sort_pairs(struct td_spec *spec)
 	return ours;
 }
 
+/* Of a driver that has a row for it. */
+static int take_metadata(struct make *make)
+{
+	const struct td_option *row = make->name.driver->create_options;
+	struct td_spec *spec = &make->name.spec;
+
+	while (row && row->name && strcmp(row->name, "metadata"))
+		row++;
+	for (unsigned i = 0; row && row->name && i < spec->pair_count; i++) {
+		struct td_spec_pair *pair = &spec->pairs[i];
+
+		if (strcmp(pair->key, "preallocation") || strcmp(pair->value, "metadata"))
+			continue;
+		free(pair->key);
+		free(pair->value);
+		pair->key = strdup("metadata");
+		pair->value = strdup("on");
+		if (!pair->key || !pair->value)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
 static int keys_read(struct make *make, struct keys *keys, struct td_why *why)
 {
 	const struct td_driver *driver = make->name.driver;
 	struct td_spec ours = make->name.spec, rest = make->name.spec;
 	int err;
 
+	if (take_metadata(make))
+		return td_fail(why, -ENOMEM, "%s", strerror(ENOMEM));
 	ours.pair_count = sort_pairs(&make->name.spec);
 	if (ours.pair_count)
 		rest.pairs += ours.pair_count;
@@ -87,7 +112,7 @@ static int keys_take(struct tool_run *run, struct make *make, const struct keys 
 	if (keys->reserve && (!strcmp(keys->reserve, "full") || !strcmp(keys->reserve, "falloc"))) {
 		make->create.reserve = true;
 	} else if (keys->reserve && strcmp(keys->reserve, "off")) {
-		tool_say(run->tool, "preallocation=%s: can be off, falloc or full", keys->reserve);
+		tool_say(run->tool, "preallocation=%s: can be off, falloc or full, or metadata with qcow2", keys->reserve);
 		return TOOL_FAILED;
 	}
 	return keys->backing ? make_over(run, make, keys->backing_format, keys->backing) : TOOL_OK;

@@ -42,6 +42,9 @@ const struct format formats[] = {
 	  .make = "qemu-img convert -f raw -O qcow2 -o cluster_size=4K %b %f && "
 		  "qemu-img snapshot -c s %f",
 	  .qemu = "qcow2", .qemu_checks = true, .states = 2 },
+	{ .name = "qcow2-subclusters-snapshots", .type = "qcow2", .overlay = true, .kills = true,
+	  .make = "qemu-img create -q -f qcow2 -o extended_l2=on,cluster_size=16K -b %b -F raw %f",
+	  .snapshots = true, .qemu = "qcow2", .qemu_checks = true, .states = 1 },
 	/* bitmaps are read, marked, and stored at the end */
 	{ .name = "qcow2-bitmaps", .type = "qcow2", .kills = true,
 	  .make = "qemu-img create -q -f qcow2 -o cluster_size=4K %f %s && "
@@ -72,6 +75,9 @@ const struct format formats[] = {
 	 * 1 MiB only. */
 	{ .name = "vdi", .type = "vdi", .kills = true, .qemu = "vdi", .states = 1 },
 	{ .name = "vdi-small", .type = "vdi", .cluster = 4096, .kills = true, .states = 2 },
+	/* small blocks: the map has no room, and moves */
+	{ .name = "vdi-grows", .type = "vdi", .cluster = 4096, .kills = true, .grows_to = 4 * MiB,
+	  .states = 1 },
 	{ .name = "vmdk", .type = "vmdk", .kills = true, .qemu = "vmdk", .qemu_checks = true,
 	  .states = 1 },
 	{ .name = "vmdk-small", .type = "vmdk", .cluster = 4096, .kills = true, .qemu = "vmdk",
@@ -100,6 +106,7 @@ const struct broken broken_rules[] = {
 	{ "format-stages-in-order", "qcow2-snapshot" },
 	{ "format-drops-after-entries", "qcow2-overlay-small" },
 	{ "format-page-marked-before-change", "qcow2" },
+	{ "vdi-map-before-header", "vdi-grows" },
 	{ "vmdk-marked-before-tables", "vmdk-small" },
 	{ 0 },
 };

@@ -19,7 +19,8 @@ is() { # IMAGE NAME RAW: that snapshot of the image reads so
 snapshots() {
 	local first second
 	content
-	for kind in cluster_size=4K cluster_size=64K,compat=0.10 cluster_size=512,refcount_bits=4; do
+	for kind in cluster_size=4K cluster_size=64K,compat=0.10 cluster_size=512,refcount_bits=4 \
+		cluster_size=16K,extended_l2=on; do
 		rm -f a
 		must qemu-img convert -f raw -O qcow2 -o $kind raw a
 		cp raw model
@@ -96,6 +97,23 @@ sizes() {
 			sound a model
 		done
 		writes a model ops=300
+	done
+	# the last cluster: compressed, of a snapshot too, with subclusters
+	for kind in cluster_size=64K cluster_size=16K,extended_l2=on; do
+		for way in -c ''; do
+			rm -f a
+			must qemu-img convert $way -f raw -O qcow2 -o $kind raw a
+			must qemu-img snapshot -c s a
+			cp raw model
+			ops a resize $((8 * 1048576 + 2560))
+			truncate -s $((8 * 1048576 + 2560)) model
+			sound a model
+			ops a resize $((11 * 1048576 + 512))
+			truncate -s $((11 * 1048576 + 512)) model
+			sound a model
+			writes a model ops=200
+			must "$TAP_IMG" compare -q qcow2:a,snapshot=s -F raw raw
+		done
 	done
 	# nothing of a larger backing file may come to light
 	image a 4M -b raw -F raw

@@ -44,8 +44,8 @@ by_tools() {
 			fail "$format: $(ls)"
 		must "$TAP_IMG" compare -q -f vmdk -F raw disk.vmdk raw
 	done
-	refuses 'subformat streamOptimized cannot be made' \
-		"$TAP_IMG" create -q -f vmdk -o subformat=streamOptimized new.vmdk 1M
+	refuses 'subformat fullDevice cannot be made' \
+		"$TAP_IMG" create -q -f vmdk -o subformat=fullDevice new.vmdk 1M
 }
 
 libvmdk() {
@@ -56,22 +56,7 @@ libvmdk() {
 		must "$VMDK_CREATE" a.vmdk 9437184 $format
 		no_check=1
 		writes a.vmdk model
-		must vmdkinfo a.vmdk
-		/usr/bin/python3 - a.vmdk model <<'PY' || fail "libvmdk reads $format otherwise"
-import pyvmdk, sys
-h = pyvmdk.handle()
-h.open(sys.argv[1])
-h.open_extent_data_files()
-with open(sys.argv[2], "rb") as f:
-    want = f.read()
-got = b""
-while len(got) < h.get_media_size():
-    part = h.read_buffer(65536)
-    if not part:
-        break
-    got += part
-sys.exit(got != want)
-PY
+		libvmdk_reads a.vmdk model
 	done
 }
 

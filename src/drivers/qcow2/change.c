@@ -83,6 +83,24 @@ int qcow2_l1_copy(struct qcow2 *q, uint64_t from, uint64_t has, uint64_t count, 
 
 /* ---- size --------------------------------------------------------------------------- */
 
+static void nothing(struct td_park *park, int err)
+{
+}
+
+/* Entries for offset can be changed. A table that had to be copied is there then. */
+static int ready_now(struct qcow2 *q, uint64_t offset, uint64_t *len)
+{
+	struct td_park nobody = { .go = nothing };
+	int err = td_cache_room(q->cache, &nobody);
+
+	if (!err)
+		err = qcow2_ready(q->img, &nobody, offset, len);
+	if (err != TD_PARKED)
+		return err;
+	err = qcow2_ready(q->img, &nobody, offset, len);
+	return err == TD_PARKED ? -EIO : err;
+}
+
 /* Clusters [from, to) read as zeroes, and take no space. */
 static int forget_range(struct qcow2 *q, uint64_t from, uint64_t to, bool zero)
 {
@@ -100,10 +118,69 @@ static int forget_range(struct qcow2 *q, uint64_t from, uint64_t to, bool zero)
 		if (err || (spot.kind == TD_SPOT_HOLE && !zero))
 			continue;
 		n = min_u64(n, 256 * cluster);
-		err = qcow2_ready(q->img, &nobody, from, &n);
+		err = ready_now(q, from, &n);
 		if (!err)
 			err = qcow2_clear(q->img, from, n, zero);
 	}
+	return err;
+}
+
+/* The content of a cluster: of its place or, if it is compressed, of the spot. */
+static int cluster_read(struct qcow2 *q, uint64_t host, const struct td_spot *spot, char *buf)
+{
+	uint64_t from = round_down(spot->at, 512);
+	char *packed;
+	int err;
+
+	if (spot->kind != TD_SPOT_PACKED)
+		return td_file_read(q->file, buf, qcow2_cluster(&q->layout), host);
+	packed = malloc(spot->packed + 1024);
+	err = packed ? td_file_read(q->file, packed, spot->packed + 512, from) : -ENOMEM;
+	if (!err)
+		err = qcow2_unpack(q->img, packed + spot->at % 512, spot->packed, buf);
+	free(packed);
+	return err;
+}
+
+/* A cluster that a snapshot has too, or that is compressed: a copy, with zeroes from
+ * there on, takes its place. */
+static int tail_copy(struct qcow2 *q, uint64_t from, uint64_t to)
+{
+	struct td_park nobody = { 0 };
+	uint64_t cluster = qcow2_cluster(&q->layout), start = to - cluster, len = cluster, at;
+	char *buf = calloc(1, cluster);
+	struct td_spot spot;
+	be64 *entry;
+	int err = buf ? ready_now(q, start, &len) : -ENOMEM;
+
+	if (!err)
+		err = qcow2_find(q->img, &nobody, start, cluster, &spot);
+	entry = err ? NULL : qcow2_entry_ready(q, start);
+	if (!err)
+		err = entry ? cluster_read(q, from_be64(*entry) & QCOW2_HOST, &spot, buf) : -EIO;
+	if (!err)
+		err = qcow2_take_run(q, cluster, &at);
+	if (!err) {
+		memset(buf + (from - start), 0, to - from);
+		err = td_file_write(q->file, buf, cluster, at);
+		td_cache_data(q->cache);
+	}
+	if (!err)
+		err = ready_now(q, start, &len);
+	if (!err && q->layout.extended && spot.kind != TD_SPOT_PACKED)
+		qcow2_sub_move(q, start, at);
+	else if (!err)
+		err = qcow2_set(q->img, start, cluster, at);
+	free(buf);
+	return err;
+}
+
+static int zeroes_write(struct td_file *file, uint64_t at, uint64_t len)
+{
+	char *zeroes = calloc(1, len);
+	int err = zeroes ? td_file_write(file, zeroes, len, at) : -ENOMEM;
+
+	free(zeroes);
 	return err;
 }
 
@@ -111,20 +188,22 @@ static int forget_range(struct qcow2 *q, uint64_t from, uint64_t to, bool zero)
 static int zero_tail(struct qcow2 *q, uint64_t from, uint64_t to)
 {
 	struct td_park nobody = { 0 };
-	struct td_spot spot;
-	char *zeroes;
-	int err = qcow2_find(q->img, &nobody, from, to - from, &spot);
+	int err = 0;
 
-	if (err || spot.kind == TD_SPOT_ZERO || (spot.kind == TD_SPOT_HOLE && !q->img->below))
-		return err;
-	if (spot.kind == TD_SPOT_HOLE && q->img->below->size <= from)
-		return 0;
-	if (spot.kind != TD_SPOT_DATA)
-		return -ENOTSUP;
-	zeroes = calloc(1, to - from);
-	err = zeroes ? td_file_write(q->data ? q->data : q->file, zeroes, to - from, spot.at) :
-		       -ENOMEM;
-	free(zeroes);
+	for (uint64_t pos = from, n; pos < to && !err; pos += n) {
+		struct td_spot spot;
+
+		err = qcow2_find(q->img, &nobody, pos, to - pos, &spot);
+		if (err)
+			return err;
+		n = min_u64(spot.len, to - pos);
+		if (spot.kind == TD_SPOT_DATA)
+			err = zeroes_write(q->data ? q->data : q->file, spot.at, n);
+		else if (spot.kind == TD_SPOT_SHARED || spot.kind == TD_SPOT_PACKED)
+			return tail_copy(q, from, to);
+		else if (spot.kind == TD_SPOT_HOLE && q->img->below && q->img->below->size > pos)
+			return -ENOTSUP;
+	}
 	return err;
 }
 
@@ -157,6 +236,14 @@ static int grow_tables(struct qcow2 *q, uint64_t size)
 	return 0;
 }
 
+/* A data file that is a disk by itself is as long as that. */
+static int raw_resize(struct qcow2 *q, uint64_t size)
+{
+	if (!(q->layout.autoclear & QCOW2_AUTOCLEAR_RAW) || td_file_is_device(q->data))
+		return 0;
+	return td_file_truncate(q->data, size);
+}
+
 static int resize(struct qcow2 *q, uint64_t size)
 {
 	uint64_t cluster = qcow2_cluster(&q->layout), old = q->layout.size;
@@ -172,8 +259,10 @@ static int resize(struct qcow2 *q, uint64_t size)
 		err = grow_tables(q, size);
 		if (!err)
 			err = forget_range(q, whole, round_up(old, cluster), false);
-		return err;
+		return err ? err : raw_resize(q, size);
 	}
+	if (!err)
+		err = raw_resize(q, size);
 	if (!err)
 		err = grow_tables(q, size);
 	if (!err && below > whole)

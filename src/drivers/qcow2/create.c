@@ -2,11 +2,14 @@
 /*
  * Makes an empty image of version 3:
  *
- *     header | refcount table | refcount blocks | L1 | with reserve: L2 | clusters
+ *     header | refcount table | refcount blocks | L1 | with places: L2 | clusters
  *
  * Refcounts have 16 bits. The refcount table has room for all that the disk can
- * need. With reserve every cluster has its place, and its space, at once.
+ * need. With the option metadata every cluster has its place at once, with reserve
+ * its space too.
  */
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,10 +20,27 @@
 #define L1_MAX (32 * MiB) /* bytes: what others accept */
 #define CHUNK (64 * KiB)
 
+const struct td_option qcow2_create_options[] = {
+	{ "extended_l2", TD_BOOL, offsetof(struct qcow2_create_options, extended_l2),
+	  "subclusters: a 32nd of a cluster" },
+	{ "compression_type", TD_STRING, offsetof(struct qcow2_create_options, compression),
+	  "zlib or zstd" },
+	{ "lazy_refcounts", TD_BOOL, offsetof(struct qcow2_create_options, lazy_refcounts),
+	  "others may leave refcounts to be counted anew; we do not" },
+	{ "data_file", TD_STRING, offsetof(struct qcow2_create_options, data_file),
+	  "data go to this new file; from the image's folder" },
+	{ "data_file_raw", TD_BOOL, offsetof(struct qcow2_create_options, data_file_raw),
+	  "it is a raw disk by itself" },
+	{ "metadata", TD_BOOL, offsetof(struct qcow2_create_options, metadata),
+	  "each cluster has its place, but no space: preallocation=metadata" },
+	{ NULL },
+};
+
 struct plan {
 	struct qcow2_layout layout;
+	bool places;
 	uint64_t blocks, blocks_at, l1_clusters;
-	uint64_t data, l2, l2_at, data_at; /* clusters; 0 and 0 without reserve */
+	uint64_t data, l2, l2_at, data_at; /* clusters; 0 and 0 without places */
 	uint64_t used;                     /* clusters, from the first on */
 };
 
@@ -51,9 +71,12 @@ static int plan_numbers(const struct td_create *make, struct plan *plan, struct 
 			      strlen(make->backing_format) >= sizeof(layout->backing_format)))
 		return td_fail(why, -EINVAL, "%s: the backing file's format must be named",
 			       make->path);
-	if (make->backing && make->reserve)
+	if (make->backing && plan->places)
 		return td_fail(why, -EINVAL, "%s: an overlay cannot take all space now: nothing "
 			       "of its backing file would be seen", make->path);
+	if (layout->extended && cluster < 16 * KiB)
+		return td_fail(why, -EINVAL, "%s: a cluster with subclusters has 16K at least",
+			       make->path);
 	layout->version = 3;
 	layout->cluster_bits = 63 - __builtin_clzll(cluster);
 	layout->refcount_order = 4;
@@ -66,15 +89,49 @@ static int plan_numbers(const struct td_create *make, struct plan *plan, struct 
 	return 0;
 }
 
-static void plan_places(struct plan *plan, bool reserve)
+static int plan_options(const struct td_create *make, struct plan *plan, struct td_why *why)
+{
+	static const struct qcow2_create_options none;
+	const struct qcow2_create_options *options = make->options ? make->options : &none;
+	struct qcow2_layout *layout = &plan->layout;
+	const char *file = options->data_file, *type = options->compression;
+
+	layout->extended = options->extended_l2;
+	layout->external = file;
+	layout->compatible = options->lazy_refcounts ? QCOW2_LAZY : 0;
+	layout->zstd = type && !strcmp(type, "zstd");
+	if (type && !layout->zstd && strcmp(type, "zlib"))
+		return td_fail(why, -EINVAL, "%s: compression_type can be zlib or zstd, not %s",
+			       make->path, type);
+	if (file && (!*file || strlen(file) > QCOW2_NAME_MAX))
+		return td_fail(why, -EINVAL, "%s: the name of its data file is too short or long",
+			       make->path);
+	if (options->data_file_raw && (!file || make->backing))
+		return td_fail(why, -EINVAL, "%s: data_file_raw needs data_file and no backing file",
+			       make->path);
+	if (file && layout->extended)
+		return td_fail(why, -ENOTSUP, "%s: subclusters in a data file are not supported",
+			       make->path);
+	if (file)
+		snprintf(layout->data_file, sizeof(layout->data_file), "%s", file);
+	layout->autoclear = options->data_file_raw ? QCOW2_AUTOCLEAR_RAW : 0;
+	layout->incompatible = (file ? QCOW2_DATA_FILE : 0) |
+			       (layout->zstd ? QCOW2_COMPRESSION : 0) |
+			       (layout->extended ? QCOW2_EXTENDED_L2 : 0);
+	plan->places = make->reserve || options->metadata || options->data_file_raw;
+	return 0;
+}
+
+static void plan_places(struct plan *plan)
 {
 	struct qcow2_layout *layout = &plan->layout;
 	uint64_t cluster = qcow2_cluster(layout), per_block = cluster / 2;
 	uint64_t data = divide_up(layout->size, cluster), most;
 
 	plan->l1_clusters = divide_up(layout->l1_count * 8, cluster);
-	plan->data = reserve ? data : 0;
-	plan->l2 = reserve ? layout->l1_count : 0;
+	data = layout->external ? 0 : data; /* are not counted */
+	plan->data = plan->places ? data : 0;
+	plan->l2 = plan->places ? layout->l1_count : 0;
 	/* all that can be mapped, and what counts it: a little more than that */
 	most = data + layout->l1_count + plan->l1_clusters + 16;
 	most += most / 64 + 4 * divide_up(most, per_block);
@@ -111,6 +168,33 @@ static int write_entries(struct td_file *file, uint64_t at, uint64_t value, uint
 	return err;
 }
 
+/* The disk's clusters in a row from there on. Half of an extended entry tells that all
+ * of the cluster is there. */
+static int write_l2(struct td_file *file, const struct plan *plan)
+{
+	const struct qcow2_layout *layout = &plan->layout;
+	uint64_t cluster = qcow2_cluster(layout), count = divide_up(layout->size, cluster);
+	uint64_t value = layout->external ? 0 : plan->data_at, at = plan->l2_at;
+	unsigned step = layout->extended ? 2 : 1;
+	be64 *buf = malloc(CHUNK);
+	int err = buf ? 0 : -ENOMEM;
+
+	while (!err && count) {
+		uint64_t n = min_u64(count, CHUNK / 8 / step);
+
+		for (uint64_t i = 0; i < n; i++, value += cluster) {
+			buf[i * step] = to_be64(value | QCOW2_COPIED);
+			if (layout->extended)
+				buf[i * step + 1] = to_be64(QCOW2_SUBS);
+		}
+		err = td_file_write(file, buf, n * step * 8, at);
+		at += n * step * 8;
+		count -= n;
+	}
+	free(buf);
+	return err;
+}
+
 /* A refcount of 1 for each of count clusters. */
 static int write_refcounts(struct td_file *file, uint64_t at, uint64_t count)
 {
@@ -130,6 +214,16 @@ static int write_refcounts(struct td_file *file, uint64_t at, uint64_t count)
 	return err;
 }
 
+static size_t put_extension(char *buf, size_t pos, uint32_t type, const char *text)
+{
+	size_t len = strlen(text);
+	be32 ext[2] = { to_be32(type), to_be32(len) };
+
+	memcpy(buf + pos, ext, sizeof(ext));
+	memcpy(buf + pos + sizeof(ext), text, len);
+	return pos + sizeof(ext) + round_up(len, 8);
+}
+
 static int write_head(struct td_file *file, const struct plan *plan, const struct td_create *make)
 {
 	const struct qcow2_layout *layout = &plan->layout;
@@ -142,30 +236,32 @@ static int write_head(struct td_file *file, const struct plan *plan, const struc
 		.l1_at = to_be64(layout->l1_at),
 		.table_at = to_be64(layout->table_at),
 		.table_clusters = to_be32(layout->table_clusters),
+		.incompatible = to_be64(layout->incompatible),
+		.compatible = to_be64(layout->compatible),
+		.autoclear = to_be64(layout->autoclear),
 		.refcount_order = to_be32(layout->refcount_order),
 		.length = to_be32(sizeof(head)),
+		.compression = layout->zstd,
 	};
-	size_t len = 4096, pos = sizeof(head);
-	char *buf;
+	size_t len = min_u64(4096, qcow2_cluster(layout)), pos = sizeof(head);
+	size_t name = make->backing ? strlen(make->backing) : 0;
+	char *buf = calloc(1, 4096);
 	int err;
 
-	len = min_u64(len, qcow2_cluster(layout));
-	buf = calloc(1, len);
 	if (!buf)
 		return -ENOMEM;
+	if (make->backing)
+		pos = put_extension(buf, pos, QCOW2_EXT_BACKING, make->backing_format);
+	if (layout->external)
+		pos = put_extension(buf, pos, QCOW2_EXT_DATA_FILE, layout->data_file);
+	pos += 8; /* the end of extensions */
 	if (make->backing) {
-		size_t format = strlen(make->backing_format), name = strlen(make->backing);
-		be32 ext[2] = { to_be32(QCOW2_EXT_BACKING), to_be32(format) };
-
-		memcpy(buf + pos, ext, sizeof(ext));
-		memcpy(buf + pos + 8, make->backing_format, format);
-		pos += 8 + round_up(format, 8) + 8; /* and the end of extensions */
 		memcpy(buf + pos, make->backing, name);
 		head.backing_at = to_be64(pos);
 		head.backing_len = to_be32(name);
 	}
 	memcpy(buf, &head, sizeof(head));
-	err = td_file_write(file, buf, len, 0);
+	err = pos + name > len ? -ENAMETOOLONG : td_file_write(file, buf, len, 0);
 	free(buf);
 	return err;
 }
@@ -183,52 +279,101 @@ static int write_all(struct td_file *file, const struct plan *plan, const struct
 	if (!err && plan->l2)
 		err = write_entries(file, layout->l1_at, plan->l2_at | QCOW2_COPIED, cluster,
 				    plan->l2);
-	if (!err && plan->data)
-		err = write_entries(file, plan->l2_at, plan->data_at | QCOW2_COPIED, cluster,
-				    plan->data);
-	return err ? err : write_head(file, plan, make);
+	if (!err && plan->l2)
+		err = write_l2(file, plan);
+	if (!err)
+		err = write_head(file, plan, make);
+	return err ? err : td_file_sync(file);
+}
+
+/* The path of a new data file: from the image's folder. */
+static char *data_path(const struct td_create *make, const struct plan *plan)
+{
+	const char *name = plan->layout.data_file, *slash = strrchr(make->path, '/');
+	int folder = *name != '/' && slash ? slash + 1 - make->path : 0;
+	char *path;
+
+	return asprintf(&path, "%.*s%s", folder, make->path, name) < 0 ? NULL : path;
+}
+
+static int create_data(const struct td_create *make, const struct plan *plan, const char *path,
+		       struct td_why *why)
+{
+	uint64_t size = plan->layout.size;
+	struct td_file *file;
+	int err = td_file_open(make->files, path, TD_FILE_CREATE | TD_FILE_WRITE, &file, why);
+
+	if (err)
+		return err;
+	err = make->reserve ? td_file_allocate(file, 0, size) : td_file_truncate(file, size);
+	if (!err)
+		err = td_file_sync(file);
+	td_file_close(file);
+	if (err)
+		unlink(path);
+	return err ? td_fail(why, err, "%s: %s", path, strerror(-err)) : 0;
+}
+
+static int create_image(const struct td_create *make, const struct plan *plan,
+			struct td_why *why)
+{
+	struct td_file *file;
+	int err = td_file_open(make->files, make->path, TD_FILE_CREATE | TD_FILE_WRITE, &file, why);
+
+	if (err)
+		return err;
+	err = write_all(file, plan, make);
+	td_file_close(file);
+	if (err)
+		unlink(make->path);
+	return err ? td_fail(why, err, "%s: %s", make->path, strerror(-err)) : 0;
 }
 
 int qcow2_create(const struct td_create *make, struct td_why *why)
 {
 	struct plan plan = { 0 };
-	struct td_file *file;
-	int err = plan_numbers(make, &plan, why);
+	char *data = NULL;
+	int err = plan_options(make, &plan, why);
 
-	if (err)
-		return err;
-	plan_places(&plan, make->reserve);
-	err = td_file_open(make->files, make->path, TD_FILE_CREATE | TD_FILE_WRITE, &file, why);
-	if (err)
-		return err;
-	err = write_all(file, &plan, make);
 	if (!err)
-		err = td_file_sync(file);
-	td_file_close(file);
-	if (err) {
-		unlink(make->path);
-		return td_fail(why, err, "%s: %s", make->path, strerror(-err));
+		err = plan_numbers(make, &plan, why);
+	if (err)
+		return err;
+	plan_places(&plan);
+	if (plan.layout.external) {
+		data = data_path(make, &plan);
+		err = data ? create_data(make, &plan, data, why) :
+			     td_fail(why, -ENOMEM, "%s: no memory", make->path);
 	}
-	return 0;
+	if (!err) {
+		err = create_image(make, &plan, why);
+		if (err && data)
+			unlink(data);
+	}
+	free(data);
+	return err;
 }
 
 int qcow2_measure(const struct td_create *make, struct td_measure *out, struct td_why *why)
 {
 	struct plan plan = { 0 };
-	int err = plan_numbers(make, &plan, why);
+	int err = plan_options(make, &plan, why);
 	uint64_t cluster, tables;
 
+	if (!err)
+		err = plan_numbers(make, &plan, why);
 	if (err)
 		return err;
-	plan_places(&plan, make->reserve);
+	plan_places(&plan);
 	cluster = qcow2_cluster(&plan.layout);
 	tables = plan.used;
-	if (!make->reserve) { /* with all L2 tables and refcount blocks that can be needed */
-		uint64_t most = plan.used + plan.layout.l1_count + divide_up(plan.layout.size, cluster);
+	if (!plan.places) { /* with all L2 tables and refcount blocks that can be needed */
+		uint64_t data = plan.layout.external ? 0 : divide_up(plan.layout.size, cluster);
+		uint64_t most = plan.used + plan.layout.l1_count + data;
 
 		tables += plan.layout.l1_count + divide_up(most, cluster / 2) - plan.blocks;
 	}
 	*out = (struct td_measure){ .tables = tables * cluster,
-				    .unit = make->reserve ? 0 : cluster };
+				    .unit = make->reserve || plan.layout.external ? 0 : cluster };
 	return 0;
 }

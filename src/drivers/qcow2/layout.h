@@ -41,6 +41,8 @@ enum qcow2_incompatible {
 	QCOW2_EXTENDED_L2 = 1 << 4,
 };
 #define QCOW2_AUTOCLEAR_BITMAPS 1ull
+#define QCOW2_AUTOCLEAR_RAW 2ull      /* the data file is a disk by itself */
+#define QCOW2_LAZY 1ull               /* compatible: refcounts may be late */
 
 /* Extensions of the header. */
 #define QCOW2_EXT_BACKING 0xe2792acau
@@ -53,6 +55,7 @@ enum qcow2_incompatible {
 #define QCOW2_PACKED (1ull << 62)
 #define QCOW2_ZERO 1ull
 #define QCOW2_HOST 0x00fffffffffffe00ull
+#define QCOW2_SUBS 0xffffffffull      /* of an extended L2 entry's second half */
 #define QCOW2_L1_RESERVED 0x7f000000000001ffull
 #define QCOW2_L2_RESERVED 0x3f000000000001feull
 

@@ -94,7 +94,7 @@ static uint64_t hole_len(const struct qcow2 *q, const be64 *entry, uint64_t offs
 	return total;
 }
 
-static int packed_spot(struct qcow2 *q, uint64_t offset, uint64_t entry, struct td_spot *out)
+int qcow2_packed_spot(struct qcow2 *q, uint64_t offset, uint64_t entry, struct td_spot *out)
 {
 	uint64_t at = qcow2_packed_at(&q->layout, entry);
 	uint64_t len = qcow2_packed_len(&q->layout, entry), size = td_file_size(q->file);
@@ -123,7 +123,7 @@ static int spot_of(struct qcow2 *q, uint64_t offset, uint64_t entry, bool own_ta
 	bool zero = entry & QCOW2_ZERO && q->layout.version > 2;
 
 	if (entry & QCOW2_PACKED && !q->layout.external)
-		return packed_spot(q, offset, entry, out);
+		return qcow2_packed_spot(q, offset, entry, out);
 	if (entry & QCOW2_L2_RESERVED || (entry & QCOW2_ZERO && !zero) ||
 	    (host && !host_fits(q, host, offset)))
 		return qcow2_corrupt(q, "the entry of disk offset", offset, entry);
@@ -159,82 +159,6 @@ static uint64_t run_len(const struct qcow2 *q, const be64 *entry, uint64_t max, 
 	return total;
 }
 
-/* ---- subclusters ------------------------------------------------------------------ */
-
-/*
- * An entry of 16 bytes: the second half has a bit for each of 32 subclusters that is
- * in the cluster's place, and, above these, one for each that reads as zeroes. One
- * that has neither is a hole, place or not.
- */
-#define SUBS 32
-#define SUBS_ALL 0xffffffffull
-
-static enum td_spot_kind sub_kind(uint64_t entry, uint64_t bits, unsigned i)
-{
-	if (bits >> (32 + i) & 1)
-		return TD_SPOT_ZERO;
-	if (!(bits >> i & 1))
-		return TD_SPOT_HOLE;
-	return entry & QCOW2_COPIED ? TD_SPOT_DATA : TD_SPOT_SHARED;
-}
-
-/* Clusters that go on as a whole, as the one before them. */
-static uint64_t sub_run(const struct qcow2 *q, const be64 *entry, uint64_t max, uint64_t len,
-			enum td_spot_kind kind)
-{
-	uint64_t cluster = qcow2_cluster(&q->layout), first = from_be64(entry[0]), total = 0;
-	uint64_t bits = kind == TD_SPOT_HOLE ? 0 : kind == TD_SPOT_ZERO ? SUBS_ALL << 32 : SUBS_ALL;
-
-	if ((kind == TD_SPOT_HOLE || kind == TD_SPOT_ZERO) && first & QCOW2_HOST)
-		return 0;
-	for (uint64_t i = 1; i < max && total < len; i++, total += cluster)
-		if (from_be64(entry[2 * i]) != first + (first & QCOW2_HOST ? i * cluster : 0) ||
-		    from_be64(entry[2 * i + 1]) != bits)
-			break;
-	return total;
-}
-
-static int sub_spot(struct qcow2 *q, const be64 *entry, uint64_t max, uint64_t offset,
-		    uint64_t len, struct td_spot *out)
-{
-	uint64_t cluster = qcow2_cluster(&q->layout), skip = offset & (cluster - 1);
-	uint64_t first = from_be64(entry[0]), bits = from_be64(entry[1]), end;
-	unsigned i = skip / (cluster / SUBS), next = i;
-	uint64_t host = first & QCOW2_HOST;
-
-	if (first & QCOW2_PACKED) {
-		int err = packed_spot(q, offset, first, out);
-
-		out->len = cluster - skip;
-		return err;
-	}
-	if (first & (QCOW2_L2_RESERVED | QCOW2_ZERO) || (host && !qcow2_place_fits(q, host)) ||
-	    bits & bits >> 32 & SUBS_ALL || (!host && bits & SUBS_ALL))
-		return qcow2_corrupt(q, "the entry of disk offset", offset, first);
-	*out = (struct td_spot){ .kind = sub_kind(first, bits, i), .at = host + skip };
-	if (out->kind == TD_SPOT_HOLE || out->kind == TD_SPOT_ZERO)
-		out->placed = out->dirty = host && first & QCOW2_COPIED;
-	while (next < SUBS && sub_kind(first, bits, next) == out->kind)
-		next++;
-	end = next * (cluster / SUBS);
-	out->len = end - skip;
-	if (next == SUBS && out->len < len)
-		out->len += sub_run(q, entry, max, len - out->len, out->kind);
-	return 0;
-}
-
-/* Subclusters [from, to) of a cluster are in its place at host now. */
-static void sub_set(be64 *entry, uint64_t host, unsigned from, unsigned to)
-{
-	uint64_t mask = (SUBS_ALL >> (SUBS - (to - from))) << from;
-	uint64_t bits = from_be64(entry[1]);
-
-	if (from_be64(entry[0]) & QCOW2_PACKED)
-		bits = 0;
-	bits = (bits | mask) & ~(mask << 32);
-	td_set128(entry, htobe64(host | QCOW2_COPIED), htobe64(bits));
-}
-
 int qcow2_find(struct td_image *img, struct td_park *park, uint64_t offset, uint64_t len,
 	       struct td_spot *out)
 {
@@ -255,10 +179,11 @@ int qcow2_find(struct td_image *img, struct td_park *park, uint64_t offset, uint
 	at = l2_entry_at(q, table, offset);
 	err = td_cache_get(q->cache, at, park, &page);
 	if (!err && q->layout.extended)
-		return sub_spot(q, page, entries_left(q, at), offset, len, out);
-	if (!err)
+		err = qcow2_sub_spot(q, page, entries_left(q, at), offset, len,
+				     table & QCOW2_COPIED, out);
+	else if (!err)
 		err = spot_of(q, offset, from_be64(*(be64 *)page), table & QCOW2_COPIED, out);
-	if (!err)
+	if (!err && !q->layout.extended)
 		out->len = run_len(q, page, entries_left(q, at), offset, len, out);
 	/* what follows the first has not been looked at, but for being in a row */
 	if (!err && !q->layout.external &&
@@ -311,19 +236,12 @@ int qcow2_ready(struct td_image *img, struct td_park *park, uint64_t offset, uin
 	err = td_cache_get(q->cache, at, park, &page);
 	if (err)
 		return err;
-	if (q->layout.extended && from_be64(*(be64 *)page) & QCOW2_HOST &&
-	    !(from_be64(*(be64 *)page) & (QCOW2_COPIED | QCOW2_PACKED))) {
-		td_say(img, LOG_ERR, "disk offset %llu: subclusters that are shared cannot be "
-		       "written", (unsigned long long)offset);
-		return -EIO;
-	}
 	reach = entries_left(q, at) << q->layout.cluster_bits;
 	*len = min_u64(*len, reach - (offset & (qcow2_cluster(&q->layout) - 1)));
 	return 0;
 }
 
-/* The L2 entry for offset, which is ready. */
-static be64 *entry_ready(struct qcow2 *q, uint64_t offset)
+be64 *qcow2_entry_ready(struct qcow2 *q, uint64_t offset)
 {
 	static struct td_park nobody;
 	uint64_t table = 0;
@@ -366,7 +284,7 @@ int qcow2_set(struct td_image *img, uint64_t offset, uint64_t len, uint64_t at)
 {
 	struct qcow2 *q = qcow2_of(img);
 	uint64_t cluster = qcow2_cluster(&q->layout);
-	be64 *entry = entry_ready(q, offset);
+	be64 *entry = qcow2_entry_ready(q, offset);
 
 	if (!entry)
 		return -EIO;
@@ -376,8 +294,7 @@ int qcow2_set(struct td_image *img, uint64_t offset, uint64_t len, uint64_t at)
 
 		n = min_u64(cluster - skip, len - pos);
 		if (q->layout.extended)
-			sub_set(entry, at + pos - skip, skip / (cluster / SUBS),
-				(skip + n) / (cluster / SUBS));
+			qcow2_sub_set(q, entry, at + pos - skip, skip, skip + n);
 		else
 			td_set64(entry, htobe64((at + pos) | QCOW2_COPIED));
 		drop_old(q, old, at + pos - skip);
@@ -389,7 +306,7 @@ int qcow2_clear(struct td_image *img, uint64_t offset, uint64_t len, bool zero)
 {
 	struct qcow2 *q = qcow2_of(img);
 	uint64_t cluster = qcow2_cluster(&q->layout);
-	be64 *entry = entry_ready(q, offset);
+	be64 *entry = qcow2_entry_ready(q, offset);
 
 	if (!entry)
 		return -EIO;
@@ -398,7 +315,7 @@ int qcow2_clear(struct td_image *img, uint64_t offset, uint64_t len, bool zero)
 		uint64_t old = from_be64(*entry);
 
 		if (q->layout.extended)
-			td_set128(entry, 0, htobe64(zero ? SUBS_ALL << 32 : 0));
+			td_set128(entry, 0, htobe64(zero ? QCOW2_SUBS << 32 : 0));
 		else
 			td_set64(entry, htobe64(zero ? QCOW2_ZERO : 0));
 		drop_old(q, old, 0);
@@ -411,7 +328,7 @@ int qcow2_set_packed(struct td_image *img, uint64_t offset, uint64_t at, uint64_
 	struct qcow2 *q = qcow2_of(img);
 	unsigned bits = 62 - (q->layout.cluster_bits - 8);
 	uint64_t sectors = (at % 512 + len + 511) / 512 - 1, old;
-	be64 *entry = entry_ready(q, offset);
+	be64 *entry = qcow2_entry_ready(q, offset);
 
 	if (!entry)
 		return -EIO;

@@ -9,6 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Of a data file that is a disk by itself: it holds what the disk holds, zeroes too. */
+static const struct td_map_ops raw_ops = {
+	.find = qcow2_find,
+	.ready = qcow2_ready,
+	.place = qcow2_place,
+	.set = qcow2_set,
+	.release = qcow2_release,
+};
+
 static const struct td_map_ops ops = {
 	.find = qcow2_find,
 	.ready = qcow2_ready,
@@ -84,7 +93,8 @@ static int open_map(struct qcow2 *q, struct td_why *why)
 {
 	uint32_t cluster = qcow2_cluster(&q->layout);
 	struct td_map_config config = {
-		.file = q->data ? q->data : q->file, .cache = q->cache, .ops = &ops,
+		.file = q->data ? q->data : q->file, .cache = q->cache,
+		.ops = q->layout.autoclear & QCOW2_AUTOCLEAR_RAW ? &raw_ops : &ops,
 		.unit = cluster, .grain = q->layout.extended ? cluster / 32 : cluster,
 		.zeroes = q->layout.version > 2,
 	};
@@ -95,6 +105,8 @@ static int open_map(struct qcow2 *q, struct td_why *why)
 		err = td_space_new(q->img, q->file, q->cache, cluster,
 				   round_up(td_file_size(q->file), cluster), &q->space, why);
 	config.space = q->space;
+	if (!err && qcow2_copies_open(q))
+		err = td_fail(why, -ENOMEM, "%s: no memory", td_file_path(q->file));
 	return err ? err : td_map_new(q->img, &config, &q->map, why);
 }
 
@@ -138,7 +150,8 @@ static int autoclear_write(struct qcow2 *q, uint64_t keep)
 /* Bitmaps that make no sense are not true any more. */
 static int prepare_autoclear(struct qcow2 *q)
 {
-	uint64_t keep = q->layout.bitmaps ? QCOW2_AUTOCLEAR_BITMAPS : 0;
+	uint64_t keep = (q->layout.bitmaps ? QCOW2_AUTOCLEAR_BITMAPS : 0) |
+			(q->layout.external ? QCOW2_AUTOCLEAR_RAW : 0);
 	int err = autoclear_write(q, q->layout.autoclear & keep);
 
 	if (!err)
@@ -146,7 +159,7 @@ static int prepare_autoclear(struct qcow2 *q)
 	if (err != -EINVAL)
 		return err;
 	td_say(q->img, LOG_NOTICE, "the directory of its bitmaps is damaged: none is kept true");
-	return autoclear_write(q, 0);
+	return autoclear_write(q, q->layout.autoclear & ~QCOW2_AUTOCLEAR_BITMAPS);
 }
 
 /* What a writer must do before anything else: the autoclear bits of what it does not
@@ -161,9 +174,6 @@ static int prepare(struct qcow2 *q, struct td_why *why)
 	if (layout->incompatible & QCOW2_CORRUPT && !q->img->repair)
 		return td_fail(why, -EINVAL, "%s: is marked corrupt: open it read-only, or repair it",
 			       path);
-	if (layout->extended && layout->snapshots)
-		return td_fail(why, -ENOTSUP, "%s: has subclusters and snapshots, and can be read "
-			       "only", path);
 	if (layout->incompatible & QCOW2_DIRTY) {
 		td_cache_block(q->cache, true);
 		err = qcow2_rebuild(q, why);
@@ -184,6 +194,7 @@ static void qcow2_free(struct qcow2 *q)
 {
 	qcow2_bitmaps_free(q);
 	td_map_free(q->map);
+	qcow2_copies_free(q);
 	td_cache_free(q->cache);
 	td_space_free(q->space);
 	td_file_close(q->data);
@@ -321,6 +332,8 @@ static int qcow2_info(struct td_image *img, td_info_put *put, void *arg)
 	put(arg, "subclusters", layout->extended ? "yes" : "no");
 	if (q->data)
 		put(arg, "data-file", td_file_path(q->data));
+	if (q->data)
+		put(arg, "data-file-raw", layout->autoclear & QCOW2_AUTOCLEAR_RAW ? "yes" : "no");
 	put(arg, "lazy-refcounts", layout->compatible & 1 ? "yes" : "no");
 	if (layout->incompatible & QCOW2_DIRTY)
 		put(arg, "dirty", "yes");
@@ -360,6 +373,8 @@ const struct td_driver qcow2_driver = {
 	.close = qcow2_close,
 	.submit = qcow2_submit,
 	.create = qcow2_create,
+	.create_options = qcow2_create_options,
+	.create_size = sizeof(struct qcow2_create_options),
 	.check = qcow2_check,
 	.info = qcow2_info,
 	.looks_like = qcow2_looks_like,

@@ -4,6 +4,7 @@
  *
  *   qcow2.c   open, close, info       layout.c  the header
  *   map.c     L1 and L2: what lies where, and changes of it
+ *   subs.c    extended L2 entries: subclusters
  *   refs.c    refcounts: who has a cluster; places for new ones
  *   table.c   a longer refcount table; a copy of a table that a snapshot shares
  *   packed.c  compressed clusters     create.c, check.c
@@ -39,6 +40,20 @@ struct qcow2_job {
 	uint64_t blocks, clusters, index;
 };
 
+/* A cluster with subclusters that is copied, since a snapshot has it too. */
+#define QCOW2_COPIES 4
+struct qcow2_copy {
+	struct td_park park;
+	struct td_parks waiting;
+	struct qcow2 *q;
+	struct td_req *req;
+	void *buf;             /* a cluster */
+	bool running;
+	uint64_t offset;       /* on the disk */
+	uint64_t entry;        /* the first half, as it was */
+	uint64_t to;           /* its new place; 0: not yet */
+};
+
 struct qcow2 {
 	char *backing_format;  /* options: */
 	char *data_path;
@@ -59,6 +74,7 @@ struct qcow2 {
 	struct qcow2_job longer;  /* the refcount table becomes longer */
 	struct qcow2_job reuse;   /* free clusters are looked for, up to that number to */
 	struct qcow2_job unshare; /* an L2 table is copied */
+	struct qcow2_copy copy[QCOW2_COPIES];
 	struct qcow2_bitmap *bitmap; /* those that are kept true */
 	unsigned bitmaps;
 };
@@ -74,6 +90,24 @@ int qcow2_find(struct td_image *img, struct td_park *park, uint64_t offset, uint
 int qcow2_ready(struct td_image *img, struct td_park *park, uint64_t offset, uint64_t *len);
 int qcow2_set(struct td_image *img, uint64_t offset, uint64_t len, uint64_t at);
 int qcow2_clear(struct td_image *img, uint64_t offset, uint64_t len, bool zero);
+
+/* The L2 entry for offset, which is ready; NULL: it cannot be read. */
+be64 *qcow2_entry_ready(struct qcow2 *q, uint64_t offset);
+int qcow2_packed_spot(struct qcow2 *q, uint64_t offset, uint64_t entry, struct td_spot *out);
+
+/* subs.c */
+/* What lies at offset. The entry, and how many there are; own: no snapshot has their
+ * table. */
+int qcow2_sub_spot(struct qcow2 *q, const be64 *entry, uint64_t max, uint64_t offset,
+		   uint64_t len, bool own, struct td_spot *out);
+/* Bytes [from, to) of a cluster are in its place at host now. */
+void qcow2_sub_set(const struct qcow2 *q, be64 *entry, uint64_t host, uint64_t from, uint64_t to);
+/* Ready: the cluster at offset is at another place now, each subcluster as it was. */
+void qcow2_sub_move(struct qcow2 *q, uint64_t offset, uint64_t to);
+/* Ready: sees to it that no snapshot has the cluster at offset, by copying it. */
+int qcow2_sub_own(struct qcow2 *q, struct td_park *park, uint64_t offset);
+int qcow2_copies_open(struct qcow2 *q);
+void qcow2_copies_free(struct qcow2 *q);
 
 /* refs.c */
 int qcow2_place(struct td_image *img, struct td_park *park, uint64_t offset, uint64_t *len,
@@ -107,6 +141,12 @@ int qcow2_place_packed(struct td_image *img, struct td_park *park, uint64_t len,
 int qcow2_set_packed(struct td_image *img, uint64_t offset, uint64_t at, uint64_t len);
 int qcow2_unpack(struct td_image *img, const void *from, size_t len, void *to);
 
+/* create.c */
+struct qcow2_create_options {
+	bool extended_l2, metadata, lazy_refcounts, data_file_raw;
+	char *data_file, *compression;
+};
+extern const struct td_option qcow2_create_options[];
 int qcow2_create(const struct td_create *make, struct td_why *why);
 int qcow2_check(struct td_image *img, struct td_check *check, struct td_why *why);
 /* For TD_REPAIR: bits 63 of the image's own tables become as the refcounts have it. */

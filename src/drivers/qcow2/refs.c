@@ -166,7 +166,10 @@ int qcow2_take(struct qcow2 *q, struct td_park *park, uint64_t *len, uint64_t *a
 int qcow2_place(struct td_image *img, struct td_park *park, uint64_t offset, uint64_t *len,
 		uint64_t *at)
 {
-	return qcow2_take(img->state, park, len, at);
+	struct qcow2 *q = img->state;
+	int err = q->layout.extended ? qcow2_sub_own(q, park, offset) : 0;
+
+	return err ? err : qcow2_take(q, park, len, at);
 }
 
 int qcow2_release(struct td_image *img, struct td_park *park, uint64_t at, bool *gone)

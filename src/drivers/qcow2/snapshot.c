@@ -456,10 +456,9 @@ int qcow2_snapshot(struct td_image *img, const struct td_snapshots *ask, struct 
 
 	if (ask->op == TD_SNAPSHOT_LIST)
 		return each_row(q, list_row, (void *)ask, NULL, why);
-	if (q->layout.external || q->layout.extended)
-		return td_fail(why, -ENOTSUP, "%s: snapshots of an image with %s are not supported",
-			       td_file_path(q->file), q->layout.external ? "a data file" :
-									   "subclusters");
+	if (q->layout.external)
+		return td_fail(why, -ENOTSUP, "%s: there are no snapshots of an image with a data "
+			       "file: its clusters have no other place", td_file_path(q->file));
 	td_cache_block(q->cache, true);
 	err = td_cache_sync(q->cache);
 	if (err)

@@ -58,7 +58,7 @@ static int check_numbers(struct td_file *file, struct vdi_layout *layout, struct
 	layout->blocks = from_le32(header->blocks);
 	layout->used = from_le32(header->used);
 	layout->size = from_le64(header->size);
-	if (!layout->size || layout->size > (uint64_t)VDI_BLOCKS_MAX * block)
+	if (!layout->size || layout->size > VDI_BLOCKS_MAX * block)
 		return td_fail(why, -EINVAL, "%s: a disk of %llu bytes cannot be", path,
 			       (unsigned long long)layout->size);
 	layout->size = round_up(layout->size, 512);
@@ -67,10 +67,9 @@ static int check_numbers(struct td_file *file, struct vdi_layout *layout, struct
 		return td_fail(why, -EINVAL, "%s: %llu blocks of %u bytes for a disk of %llu cannot be",
 			       path, (unsigned long long)layout->blocks, block,
 			       (unsigned long long)layout->size);
-	if (layout->used > layout->blocks)
-		return td_fail(why, -EINVAL, "%s: %llu of %llu blocks are in use, which cannot be",
-			       path, (unsigned long long)layout->used,
-			       (unsigned long long)layout->blocks);
+	if (layout->used > VDI_PLACES_MAX)
+		return td_fail(why, -EINVAL, "%s: %llu places are in use, which cannot be", path,
+			       (unsigned long long)layout->used);
 	layout->map_at = from_le32(header->map_at);
 	layout->data_at = from_le32(header->data_at);
 	map_len = layout->blocks * 4;

@@ -103,7 +103,7 @@ static void walk_free(struct walk *walk)
 
 /* ---- prepare ---------------------------------------------------------------------- */
 
-static int copy_block(struct vdi *vdi, uint64_t from, uint64_t to)
+int vdi_copy_block(struct vdi *vdi, uint64_t from, uint64_t to)
 {
 	uint64_t size = vdi_block(&vdi->layout), at = vdi_place(&vdi->layout, from);
 	AUTO_FREE void *buf = malloc(CHUNK);
@@ -133,7 +133,7 @@ static int move_some(struct walk *walk, uint64_t first, uint64_t n, uint64_t *ho
 			continue;
 		while (walk->owned[*hole / 8] & (1u << (*hole % 8)))
 			++*hole;
-		err = copy_block(vdi, place, *hole);
+		err = vdi_copy_block(vdi, place, *hole);
 		walk->buf[k] = to_le32((*hole)++);
 		moved = true;
 	}

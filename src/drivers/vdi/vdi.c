@@ -161,7 +161,7 @@ static int open_file(struct vdi *vdi, struct td_why *why)
 	return 0;
 }
 
-static int open_map(struct vdi *vdi, struct td_why *why)
+int vdi_open_map(struct vdi *vdi, struct td_why *why)
 {
 	uint32_t block = vdi_block(&vdi->layout);
 	struct td_cache_config cache = { .page = VDI_PAGE, .size = vdi->cache_size,
@@ -182,13 +182,21 @@ static int open_map(struct vdi *vdi, struct td_why *why)
 	return err ? err : td_map_new(vdi->img, &config, &vdi->map, why);
 }
 
+void vdi_close_map(struct vdi *vdi)
+{
+	td_map_free(vdi->map);
+	td_cache_free(vdi->cache);
+	td_space_free(vdi->space);
+	vdi->map = NULL;
+	vdi->cache = NULL;
+	vdi->space = NULL;
+}
+
 static void vdi_close(struct td_image *img)
 {
 	struct vdi *vdi = vdi_of(img);
 
-	td_map_free(vdi->map);
-	td_cache_free(vdi->cache);
-	td_space_free(vdi->space);
+	vdi_close_map(vdi);
 	td_file_close(vdi->file);
 }
 
@@ -200,7 +208,7 @@ static int vdi_open(struct td_image *img, struct td_why *why)
 	vdi->img = img;
 	err = open_file(vdi, why);
 	if (!err)
-		err = open_map(vdi, why);
+		err = vdi_open_map(vdi, why);
 	if (err) {
 		vdi_close(img);
 		return err;
@@ -213,7 +221,12 @@ static int vdi_open(struct td_image *img, struct td_why *why)
 
 static void vdi_submit(struct td_queue *queue, struct td_image *img, struct td_req *req)
 {
-	td_map_submit(vdi_of(img)->map, req);
+	struct td_map *map = vdi_of(img)->map;
+
+	if (map)
+		td_map_submit(map, req);
+	else
+		td_end(req, -EIO); /* its size could not be changed */
 }
 
 /* ---- info ------------------------------------------------------------------------ */
@@ -277,4 +290,5 @@ const struct td_driver vdi_driver = {
 	.create_options = vdi_create_options,
 	.create_size = sizeof(struct vdi_create_options),
 	.measure = vdi_measure,
+	.resize = vdi_resize,
 };

@@ -5,7 +5,7 @@
  *
  *   vdi.c     open, close, info; the block map: what lies where, and changes of it
  *   layout.c  the header         scan.c  all blocks: check, and what a writer needs
- *   create.c
+ *   create.c   resize.c
  */
 #ifndef VDI_H
 #define VDI_H
@@ -18,12 +18,14 @@
 #include "base/endian.h"
 #include "base/log.h"
 #include "base/num.h"
+#include "base/rule.h"
 
 #define VDI_PAGE 512
 #define VDI_SIGNATURE 0xbeda107fu
 #define VDI_NO_BLOCK 0xffffffffu
 #define VDI_ZERO_BLOCK 0xfffffffeu
-#define VDI_BLOCKS_MAX (1u << 27)
+#define VDI_BLOCKS_MAX (1ull << 27)
+#define VDI_PLACES_MAX (2 * VDI_BLOCKS_MAX) /* some have no owner */
 #define VDI_BLOCK_MAX (64 * MiB)
 #define VDI_ALIGN 4096                /* of the data that we place */
 
@@ -81,6 +83,16 @@ bool vdi_looks_like(struct td_file *file);
 /* scan.c: blocks. What a writer must know of the file, and put right. */
 int vdi_prepare(struct vdi *vdi, struct td_why *why);
 int vdi_check(struct td_image *img, struct td_check *check, struct td_why *why);
+
+/* A block of the file, from place to place. */
+int vdi_copy_block(struct vdi *vdi, uint64_t from, uint64_t to);
+
+/* vdi.c: map, cache and space; closing is harmless where nothing is open. */
+int vdi_open_map(struct vdi *vdi, struct td_why *why);
+void vdi_close_map(struct vdi *vdi);
+
+/* resize.c */
+int vdi_resize(struct td_image *img, uint64_t size, struct td_why *why);
 
 /* create.c */
 struct vdi_create_options {

@@ -21,8 +21,8 @@
 
 #define GRAIN (64 * KiB)
 #define SPLIT (4192256 * VMDK_SECTOR) /* 2047 MiB */
-#define TEXT_AT 1ull                  /* sectors */
-#define TEXT_LEN 20ull
+#define TEXT_AT (VMDK_TEXT_AT / VMDK_SECTOR)
+#define TEXT_LEN (VMDK_TEXT_LEN / VMDK_SECTOR)
 #define TABLE 4ull
 #define CHUNK (64 * KiB)
 
@@ -31,6 +31,7 @@ struct subformat {
 	enum vmdk_extent_type type;
 	bool split, embedded;
 	const char *line, *suffix; /* of an extent */
+	bool stream;
 };
 
 static const struct subformat subformats[] = {
@@ -39,6 +40,7 @@ static const struct subformat subformats[] = {
 	{ "twoGbMaxExtentSparse", VMDK_SPARSE, true, false, "SPARSE", "-s" },
 	{ "twoGbMaxExtentFlat", VMDK_FLAT, true, false, "FLAT", "-f" },
 	{ "vmfs", VMDK_FLAT, false, false, "VMFS", "-flat" },
+	{ "streamOptimized", VMDK_SPARSE, false, true, "SPARSE", NULL, .stream = true },
 };
 
 struct plan {
@@ -94,6 +96,9 @@ static int plan_numbers(struct plan *plan, struct td_why *why)
 			       plan->sub->name, (unsigned long long)max);
 	if (make->backing && plan->sub->type != VMDK_SPARSE)
 		return td_fail(why, -EINVAL, "%s: a flat image has no parent", make->path);
+	if (plan->sub->stream && (make->backing || make->reserve || plan->zeroes))
+		return td_fail(why, -EINVAL, "%s: a stream has no parent, no grains of zeroes, and no "
+			       "space taken before", make->path);
 	if (make->backing && make->reserve)
 		return td_fail(why, -EINVAL, "%s: the space of an image over another one cannot be "
 			       "taken before: nothing would show through", make->path);
@@ -249,6 +254,26 @@ static int sparse_fill(struct td_file *file, const struct plan *plan, uint64_t s
 	return err ? err : write_header(file, plan, &s, size);
 }
 
+/* An empty stream is whole: it may be read, or written once. */
+static int stream_fill(struct td_file *file, const struct plan *plan, uint64_t size)
+{
+	struct vmdk_layout layout = {
+		.size = size, .grain = plan->grain, .entries = VMDK_ENTRIES,
+		.text_at = VMDK_TEXT_AT, .text_len = VMDK_TEXT_LEN,
+		.tables = (size - 1) / (plan->grain * VMDK_ENTRIES) + 1,
+		.overhead = round_up(VMDK_TEXT_AT + VMDK_TEXT_LEN, GRAIN),
+	};
+	struct vmdk_header head = vmdk_stream_header(&layout, VMDK_AT_END);
+	AUTO_FREE uint32_t *table = calloc(layout.tables, sizeof(*table));
+	int err = table ? td_file_truncate(file, layout.overhead) : -ENOMEM;
+
+	if (!err)
+		err = td_file_write(file, plan->text, plan->text_len, VMDK_TEXT_AT);
+	if (!err)
+		err = td_file_write(file, &head, sizeof(head), 0);
+	return err ? err : vmdk_stream_tail(file, &layout, table, layout.overhead);
+}
+
 /* ---- files ------------------------------------------------------------------------------- */
 
 static int file_make(const struct plan *plan, const char *path, uint64_t size, struct td_why *why)
@@ -260,6 +285,8 @@ static int file_make(const struct plan *plan, const char *path, uint64_t size, s
 		return err;
 	if (!size)
 		err = td_file_write(file, plan->text, plan->text_len, 0);
+	else if (plan->sub->stream)
+		err = stream_fill(file, plan, size);
 	else if (plan->sub->type == VMDK_SPARSE)
 		err = sparse_fill(file, plan, size);
 	else if (plan->make->reserve)

@@ -139,7 +139,9 @@ static int directories_open(struct vmdk *v, struct vmdk_extent *e, struct td_why
 
 	if (!err && e->layout.rgd_at)
 		err = directory_read(e, e->layout.rgd_at, &e->table[1], why);
-	return err || v->img->read_only ? err : all_tables(e, why);
+	if (err || v->img->read_only)
+		return err;
+	return e->layout.compressed ? vmdk_stream_may(e, why) : all_tables(e, why);
 }
 
 /* ---- sparse ------------------------------------------------------------------------- */
@@ -151,9 +153,6 @@ static int may_be_written(const struct vmdk_extent *e, struct td_why *why)
 	if (e->layout.kind != VMDK_HOSTED)
 		return td_fail(why, -ENOTSUP, "%s: extents of ESX's own kinds can be read, not "
 			       "written", path);
-	if (e->layout.compressed)
-		return td_fail(why, -ENOTSUP, "%s: is compressed: it can be read, not written",
-			       path);
 	if (td_file_is_device(e->file))
 		return td_fail(why, -ENOTSUP, "%s: writing a sparse extent inside a block device "
 			       "is not supported: what lies past its end is not known to be zeroes",
@@ -179,8 +178,11 @@ static int sparse_map(struct vmdk *v, struct vmdk_extent *e, uint64_t cache, str
 		.grain = e->layout.grain, .zeroes = e->layout.zeroes, .start = e->start,
 		.end = e->end,
 	};
-	int err = td_cache_new(v->img, e->file, &cache_config, &e->cache, why);
+	int err;
 
+	if (e->layout.compressed && !v->img->read_only)
+		return vmdk_stream_open(v, e, why);
+	err = td_cache_new(v->img, e->file, &cache_config, &e->cache, why);
 	if (!err && !v->img->read_only)
 		err = td_space_new(v->img, e->file, e->cache, e->layout.grain, end_of(e), &e->space,
 				   why);
@@ -339,6 +341,7 @@ void vmdk_extents_close(struct vmdk *v)
 {
 	bool sound = true;
 
+	vmdk_stream_close(v->stream);
 	for (unsigned i = 0; i < v->extents; i++) {
 		struct vmdk_extent *e = &v->extent[i];
 

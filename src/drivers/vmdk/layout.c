@@ -125,6 +125,8 @@ static int hosted_read(struct td_file *file, struct vmdk_header *head, struct vm
 			err = check_version(file, head, why);
 		if (err)
 			return err;
+		out->stream = from_le32(head->flags) & VMDK_COMPRESSED &&
+			      from_le32(head->flags) & VMDK_MARKERS;
 	}
 	flags = from_le32(head->flags);
 	out->version = from_le32(head->version);

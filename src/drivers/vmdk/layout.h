@@ -18,6 +18,8 @@
 #define VMDK_SE_MAGIC 0xcafebabeull
 #define VMDK_SE_VOLATILE 0xcafecafeull
 #define VMDK_AT_END UINT64_MAX        /* of gd_at: see the footer */
+#define VMDK_TEXT_AT VMDK_SECTOR      /* where images of ours have their descriptor, */
+#define VMDK_TEXT_LEN (20 * VMDK_SECTOR) /* if it lies within */
 #define VMDK_ENTRIES 512              /* of a grain table */
 #define VMDK_COWD_ENTRIES 4096
 #define VMDK_TABLES_MAX (4 * MiB)     /* of an extent; the directory is in memory */
@@ -83,6 +85,7 @@ struct vmdk_layout {
 	uint64_t tables_at, tables_len, grains_at, grains_len; /* seSparse */
 	uint32_t version;
 	bool compressed, markers, zeroes, unclean;
+	bool stream;               /* its directory is found through a footer */
 };
 
 /* What the first bytes of a file say that it is. */

@@ -150,6 +150,10 @@ static int vmdk_open(struct td_image *img, struct td_why *why)
 		return err;
 	}
 	img->block_size = 512;
+	if (v->stream)
+		img->can = TD_CAN_WRITE | TD_CAN_EXTENTS | TD_CAN_COMPRESS | TD_CAN_STREAM;
+	else
+		img->can &= ~(TD_CAN_COMPRESS | TD_CAN_STREAM);
 	if (v->extent[0].type == VMDK_SPARSE)
 		img->cluster = v->extent[0].layout.grain;
 	return 0;
@@ -189,6 +193,10 @@ static void vmdk_submit(struct td_queue *queue, struct td_image *img, struct td_
 	struct vmdk *v = vmdk_of(img);
 	struct waiting *waiting;
 
+	if (v->stream) {
+		vmdk_stream_submit(v->stream, req);
+		return;
+	}
 	if (!v->marked && changes(req)) {
 		waiting = td_scratch(img, req);
 		waiting->park.go = marked;
@@ -259,7 +267,7 @@ static const struct td_option options[] = {
 static const struct td_option create_options[] = {
 	{ "subformat", TD_STRING, offsetof(struct vmdk_create_options, subformat),
 	  "monolithicSparse (default), monolithicFlat, twoGbMaxExtentSparse, "
-	  "twoGbMaxExtentFlat, vmfs" },
+	  "twoGbMaxExtentFlat, vmfs, streamOptimized" },
 	{ "zeroed_grain", TD_BOOL, offsetof(struct vmdk_create_options, zeroed_grain),
 	  "grains of zeroes take no space; version 2; default off" },
 	{ 0 },
@@ -270,7 +278,8 @@ const struct td_driver vmdk_driver = {
 	.size = sizeof(struct td_driver),
 	.name = "vmdk",
 	.summary = "VMDK: sparse, flat or split images, and deltas over others",
-	.can = TD_CAN_WRITE | TD_CAN_DISCARD | TD_CAN_WRITE_ZEROES | TD_CAN_EXTENTS,
+	.can = TD_CAN_WRITE | TD_CAN_DISCARD | TD_CAN_WRITE_ZEROES | TD_CAN_EXTENTS |
+	       TD_CAN_COMPRESS | TD_CAN_STREAM,
 	.state_size = sizeof(struct vmdk),
 	.req_size = TD_MAP_REQ_SIZE,
 	.options = options,

@@ -6,6 +6,7 @@
  *   extent.c  the files of an image    layout.c  headers of sparse extents
  *   map.c     grain tables: what lies where, and changes of it; both copies
  *   mark.c    what is written before the first write, and after the last
+ *   stream.c  streams, while tools write them
  *   create.c, check.c
  *
  * Each extent has a map of its own, and those with tables a cache and space. The
@@ -51,6 +52,7 @@ struct vmdk {
 	struct vmdk_text text;   /* no line: an extent was opened by itself */
 	struct vmdk_extent *extent;
 	unsigned extents;
+	struct vmdk_stream *stream; /* being written; NULL: no stream, or to be read */
 	/* mark.c */
 	bool marked, unclean;
 	struct td_work work;
@@ -93,6 +95,19 @@ void vmdk_unmark(struct vmdk *v);
  * one's have. *fixed: entries; *end: what follows is nobody's. */
 int vmdk_mend(struct vmdk_extent *e, uint64_t *fixed, uint64_t *end);
 int vmdk_check(struct td_image *img, struct td_check *check, struct td_why *why);
+
+/* stream.c */
+/* Whether a stream can be written: it is empty. */
+int vmdk_stream_may(const struct vmdk_extent *e, struct td_why *why);
+/* Sets v->stream, which is closed in any case. */
+int vmdk_stream_open(struct vmdk *v, struct vmdk_extent *e, struct td_why *why);
+void vmdk_stream_close(struct vmdk_stream *s); /* NULL is fine */
+void vmdk_stream_submit(struct vmdk_stream *s, struct td_req *req);
+/* gd_at: bytes, or VMDK_AT_END. */
+struct vmdk_header vmdk_stream_header(const struct vmdk_layout *layout, uint64_t gd_at);
+/* Blocking: directory, footer and end, from at on, and a sync. */
+int vmdk_stream_tail(struct td_file *file, const struct vmdk_layout *layout,
+		     const uint32_t *table, uint64_t at);
 
 struct vmdk_create_options {
 	char *subformat;

@@ -16,7 +16,7 @@ struct options {
 static const struct td_arg rows[] = {
 	IMG_FORMAT(struct options),
 	{ "options", 'o', "KEY=VALUE,...", offsetof(struct options, more),
-	  "how: size, cluster_size, preallocation=off|falloc|full, and the format's own" },
+	  "how: size, cluster_size, preallocation=off|metadata|falloc|full, and the format's own" },
 	{ "backing", 'b', "IMAGE", offsetof(struct options, backing),
 	  "make an overlay over IMAGE" },
 	{ "backing-format", 'F', "FORMAT", offsetof(struct options, backing_format),
