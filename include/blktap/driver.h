@@ -286,6 +286,8 @@ int td_file_sync(struct td_file *file);
 /* Gives the space of [at, at + len) back where that can be done; it reads as zeroes
  * then, or as it did. */
 int td_file_punch(struct td_file *file, uint64_t at, uint64_t len);
+/* Makes [at, at + len) read as zeroes, with its space if that is as easy. */
+int td_file_zero(struct td_file *file, uint64_t at, uint64_t len);
 /* Sets the length of a regular file; new space reads as zeroes. */
 int td_file_truncate(struct td_file *file, uint64_t size);
 /* Reserves space that reads as zeroes at [at, at + len), which lies at or past

@@ -101,11 +101,13 @@ bool td_cache_blocks(const struct td_cache *cache);
 
 /*
  * Room in the file that reads as zeroes: at its end, made ahead of need, and what
- * has been freed. Unused room is cut off when the image is closed.
+ * has been freed. Unused room is cut off when the image is closed. On a block device
+ * room is zeroed ahead of need, and ends with the device: -ENOSPC.
  */
 struct td_space;
 
-/* Room begins at end, a multiple of unit, at or past the end of the file. */
+/* Room begins at end, a multiple of unit, at or past the end of the file; on a block
+ * device at the end of what is used. */
 int td_space_new(struct td_image *img, struct td_file *file, struct td_cache *cache,
 		 uint32_t unit, uint64_t end, struct td_space **out, struct td_why *why);
 void td_space_free(struct td_space *space); /* after td_cache_free() */

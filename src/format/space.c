@@ -14,22 +14,28 @@
  * image is open, up to a number of runs; the rest is free in the image's own
  * tables only.
  *
+ * A block device has its length, and room there holds whatever somebody left: the
+ * worker zeroes it ahead of need instead. Room ends where the device does.
+ *
  * Some formats end with a tail. A longer file gets one at its new end before the
  * old one is zeroed, which is room then. So whoever finds the file at any moment
  * finds a tail at its end; after a power cut it may lack.
  */
 #include <assert.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include <blktap/format.h>
 
+#include "base/log.h"
 #include "base/num.h"
 
 #define STEP_MIN (1 * MiB)
 #define STEP_MAX (256 * MiB)
+#define STEP_MAX_DEVICE (16 * MiB) /* is written */
 #define RUNS 1024
 #define WORKER_MS 10000
 
@@ -48,6 +54,9 @@ struct td_space {
 	uint64_t need;    /* ... or at least this */
 	uint64_t step;
 	bool growing;
+	atomic_bool at_work;     /* the worker is not done yet */
+	bool device;
+	bool full;               /* that has been said */
 	struct td_parks waiting; /* the running work is for these */
 	struct td_parks late;    /* these came when it had begun */
 	struct td_work work;
@@ -58,10 +67,32 @@ struct td_space {
 	uint64_t tail_at;
 };
 
+static uint64_t step_max(const struct td_space *space)
+{
+	return space->device ? STEP_MAX_DEVICE : STEP_MAX;
+}
+
+/* The device has room for that much. */
+static int device_holds(struct td_space *space, uint64_t to)
+{
+	if (!space->device || to <= td_file_size(space->file))
+		return 0;
+	if (!space->full)
+		td_say(space->img, LOG_ERR, "%s: no room is left on the device, which has %llu bytes",
+		       td_file_path(space->file), (unsigned long long)td_file_size(space->file));
+	space->full = true;
+	return -ENOSPC;
+}
+
 static int lengthen(struct td_space *space, uint64_t to)
 {
 	static const char zeroes[TD_TAIL_MAX];
-	int err = td_file_truncate(space->file, to + space->tail_len);
+	int err;
+
+	if (space->device)
+		return space->tail_len ? -ENOTSUP :
+					 td_file_zero(space->file, space->ready, to - space->ready);
+	err = td_file_truncate(space->file, to + space->tail_len);
 
 	if (err || !space->tail_len || to == space->tail_at)
 		return err;
@@ -84,6 +115,7 @@ static int grow_run(struct td_work *work)
 		space->target = space->need;
 		err = lengthen(space, space->target);
 	}
+	space->at_work = false;
 	return err;
 }
 
@@ -103,24 +135,29 @@ static void grow_ended(struct td_work *work, int err)
 
 static void grow(struct td_space *space, uint64_t need)
 {
-	space->growing = true;
+	space->growing = space->at_work = true;
 	space->need = need;
 	space->target = round_up(need + space->step, 4096);
+	if (space->device)
+		space->target = min_u64(space->target, td_file_size(space->file));
 	td_work_start(space->img->queue, &space->work);
 }
 
 /* Blocking. A worker that is at it comes first. */
 static int grow_now(struct td_space *space, uint64_t need)
 {
-	int err;
+	int err = device_holds(space, need);
 
-	for (unsigned i = 0; space->growing && td_file_size(space->file) < space->target; i++) {
+	for (unsigned i = 0; space->at_work; i++) {
 		if (i == WORKER_MS)
 			return -EBUSY;
 		usleep(1000);
 	}
-	need = max_u64(need, td_file_size(space->file));
-	err = td_file_truncate(space->file, need);
+	need = max_u64(need, space->device ? space->ready : td_file_size(space->file));
+	if (!err && space->device)
+		err = lengthen(space, need);
+	else if (!err)
+		err = td_file_truncate(space->file, need);
 	if (!err)
 		space->ready = need;
 	return err;
@@ -148,6 +185,8 @@ int td_space_find(struct td_space *space, struct td_park *park, uint64_t least,
 	has = space->ready > space->end ? round_down(space->ready - space->end, space->unit) : 0;
 	if (has < least && td_cache_blocks(space->cache)) {
 		err = grow_now(space, space->end + *len);
+		if (err == -ENOSPC && *len > least)
+			err = grow_now(space, space->end + (*len = least));
 		if (err)
 			return err;
 		has = *len;
@@ -163,8 +202,11 @@ int td_space_find(struct td_space *space, struct td_park *park, uint64_t least,
 	}
 	if (space->end > INT64_MAX - least - STEP_MAX)
 		return -EFBIG;
+	err = device_holds(space, space->end + least);
+	if (err)
+		return err;
 	td_parks_add(&space->waiting, park);
-	if (space->step < STEP_MAX)
+	if (space->step < step_max(space))
 		space->step *= 2;
 	grow(space, space->end + least);
 	return TD_PARKED;
@@ -185,7 +227,9 @@ void td_space_take(struct td_space *space, uint64_t at, uint64_t len)
 		return;
 	}
 	space->end = at + len;
-	if (!space->growing && !td_cache_blocks(space->cache) && space->ready < space->end + space->step / 2)
+	if (!space->growing && !td_cache_blocks(space->cache) &&
+	    space->ready < space->end + space->step / 2 &&
+	    (!space->device || space->ready < td_file_size(space->file)))
 		grow(space, max_u64(space->ready, space->end));
 }
 
@@ -231,7 +275,8 @@ int td_space_new(struct td_image *img, struct td_file *file, struct td_cache *ca
 	space->cache = cache;
 	space->unit = unit;
 	space->end = end;
-	space->ready = td_file_size(file);
+	space->device = td_file_is_device(file);
+	space->ready = space->device ? end : td_file_size(file);
 	space->step = STEP_MIN;
 	space->work.run = grow_run;
 	space->work.done = grow_ended;
@@ -262,7 +307,7 @@ static void cut(struct td_space *space)
 
 void td_space_free(struct td_space *space)
 {
-	if (space && space->ready > space->end)
+	if (space && space->ready > space->end && !space->device)
 		cut(space);
 	free(space);
 }

@@ -374,6 +374,18 @@ int file_zero(struct td_file *file, uint64_t at, uint64_t len, bool may_unmap)
 	return err;
 }
 
+int td_file_zero(struct td_file *file, uint64_t at, uint64_t len)
+{
+	uint64_t id;
+	int err = file_hook_begin(file, TD_EV_ZERO, at, len, NULL, 0, false, &id);
+
+	if (err)
+		return err;
+	err = file_zero(file, at, len, false);
+	file_hook_end(file, id, err);
+	return err;
+}
+
 /* Where the data that at lies in end, 0 if that cannot be told. Kept only if no hole
  * was made meanwhile. */
 static uint64_t find_data_end(struct td_file *file, uint64_t at)

@@ -489,3 +489,21 @@ out:
 	walk_end(&walk);
 	return err;
 }
+
+int qcow2_shown_end(struct qcow2 *q, uint64_t *end)
+{
+	struct td_check check = { 0 };
+	struct walk walk;
+	int err = walk_begin(&walk, q, &check, NULL);
+
+	walk.recount = true;
+	if (!err)
+		err = walk_all(&walk);
+	for (uint64_t i = walk.clusters; i && !err; i--)
+		if (walk.count[i - 1]) {
+			*end = i << q->layout.cluster_bits;
+			break;
+		}
+	walk_end(&walk);
+	return err;
+}

@@ -37,15 +37,24 @@ static int open_file(struct qcow2 *q, struct td_why *why)
 {
 	struct td_image *img = q->img;
 	unsigned flags = TD_FILE_ZERO_TAIL | (img->read_only ? 0 : TD_FILE_WRITE);
-	int err = td_file_open(img->files, img->target, flags, &q->file, why);
 
-	if (err)
-		return err;
-	if (td_file_is_device(q->file) && !img->read_only)
-		return td_fail(why, -ENOTSUP, "%s: writing a qcow2 image inside a block device is "
-			       "not supported: what lies past its end is not known to be zeroes",
-			       img->target);
-	return 0;
+	return td_file_open(img->files, img->target, flags, &q->file, why);
+}
+
+/* Where room begins: a file ends there, a device goes on behind what is used. */
+static int used_end(struct qcow2 *q, uint64_t *end)
+{
+	uint64_t shown = 0;
+	int err = 0;
+
+	*end = round_up(td_file_size(q->file), qcow2_cluster(&q->layout));
+	if (!td_file_is_device(q->file))
+		return 0;
+	err = qcow2_refs_end(q, end);
+	if (!err && q->layout.incompatible & (QCOW2_DIRTY | QCOW2_CORRUPT))
+		err = qcow2_shown_end(q, &shown); /* refcounts may be wrong */
+	*end = max_u64(*end, shown);
+	return err;
 }
 
 /* A data file is somebody's word in the image: it is opened only if the user says so,
@@ -98,12 +107,16 @@ static int open_map(struct qcow2 *q, struct td_why *why)
 		.unit = cluster, .grain = q->layout.extended ? cluster / 32 : cluster,
 		.zeroes = q->layout.version > 2,
 	};
-	int err = 0;
+	uint64_t end;
+	int err = q->img->read_only ? 0 : used_end(q, &end);
 
-	q->reuse.to = td_file_size(q->file) / cluster;
-	if (!q->img->read_only)
-		err = td_space_new(q->img, q->file, q->cache, cluster,
-				   round_up(td_file_size(q->file), cluster), &q->space, why);
+	if (err)
+		return td_fail(why, err, "%s: cannot find out what is used of it: %s",
+			       td_file_path(q->file), strerror(-err));
+	if (!q->img->read_only) {
+		q->reuse.to = end / cluster;
+		err = td_space_new(q->img, q->file, q->cache, cluster, end, &q->space, why);
+	}
 	config.space = q->space;
 	if (!err && qcow2_copies_open(q))
 		err = td_fail(why, -ENOMEM, "%s: no memory", td_file_path(q->file));

@@ -122,6 +122,8 @@ uint64_t qcow2_ref_max(const struct qcow2 *q);
 uint64_t qcow2_ref_get(const struct qcow2 *q, const void *block, uint64_t index);
 void qcow2_ref_set(const struct qcow2 *q, void *block, uint64_t index, uint64_t value);
 
+/* Blocking: the end of the last cluster that has a refcount. */
+int qcow2_refs_end(struct qcow2 *q, uint64_t *end);
 /* The page with a cluster's refcount, NULL if there is no block of it, and how many
  * clusters from it on have theirs there; which of the page's it is. */
 int qcow2_refs_page(struct qcow2 *q, struct td_park *park, uint64_t cluster, void **page,
@@ -206,6 +208,8 @@ void qcow2_bitmaps_close(struct qcow2 *q);
 void qcow2_bitmaps_free(struct qcow2 *q);
 
 int qcow2_measure(const struct td_create *make, struct td_measure *out, struct td_why *why);
+/* Blocking, in open: the end of the last cluster that tables show. */
+int qcow2_shown_end(struct qcow2 *q, uint64_t *end);
 /* Blocking, in open: writes refcounts anew, as the tables have it. */
 int qcow2_rebuild(struct qcow2 *q, struct td_why *why);
 

@@ -7,6 +7,8 @@
  * points to it. A range of the file without a block gets one, which lies in that
  * range and counts itself.
  */
+#include <stdlib.h>
+
 #include "drivers/qcow2/qcow2.h"
 
 #define SKIPS_MAX 65536 /* clusters past the end that somebody has already */
@@ -229,4 +231,30 @@ int qcow2_refs_page(struct qcow2 *q, struct td_park *park, uint64_t cluster, voi
 	if (err || !block)
 		return err;
 	return td_cache_get(q->cache, block + (((in_block - index) << order) / 8), park, page);
+}
+
+int qcow2_refs_end(struct qcow2 *q, uint64_t *end)
+{
+	uint64_t cluster = qcow2_cluster(&q->layout), n = 1ull << qcow2_block_bits(&q->layout);
+	void *block = malloc(cluster);
+	int err = block ? 0 : -ENOMEM;
+
+	*end = cluster;
+	for (uint64_t index = table_entries(q); index && !err && *end == cluster; index--) {
+		be64 entry;
+		uint64_t at;
+
+		err = td_cache_read(q->cache, &entry, sizeof(entry),
+				    q->layout.table_at + (index - 1) * 8);
+		at = err ? 0 : from_be64(entry) & ~511ull;
+		if (at && !qcow2_place_fits(q, at))
+			err = -EINVAL;
+		else if (at)
+			err = td_cache_read(q->cache, block, cluster, at);
+		for (uint64_t i = n; at && !err && i && *end == cluster; i--)
+			if (qcow2_ref_get(q, block, i - 1))
+				*end = ((index - 1) * n + i) << q->layout.cluster_bits;
+	}
+	free(block);
+	return err;
 }
