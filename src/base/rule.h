@@ -2,7 +2,7 @@
 /*
  * Rules that a test breaks on purpose, to see that breaking them is noticed:
  *
- *     if (td_rule("qcow-data-before-entry"))
+ *     if (td_rule("format-data-before-entry"))
  *             wait_for_barrier();
  *     else
  *             write_entry();

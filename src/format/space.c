@@ -32,6 +32,7 @@
 
 #include "base/log.h"
 #include "base/num.h"
+#include "base/rule.h"
 
 #define STEP_MIN (1 * MiB)
 #define STEP_MAX (256 * MiB)
@@ -214,7 +215,8 @@ int td_space_find(struct td_space *space, struct td_park *park, uint64_t least,
 
 void td_space_take(struct td_space *space, uint64_t at, uint64_t len)
 {
-	td_cache_data(space->cache);
+	if (td_rule("format-room-before-entry"))
+		td_cache_data(space->cache);
 	for (unsigned i = 0; i < space->runs; i++) {
 		struct run *run = &space->run[i];
 

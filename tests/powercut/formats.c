@@ -97,12 +97,10 @@ const struct format formats[] = {
 };
 
 const struct broken broken_rules[] = {
-	{ "qcow-room-before-entry", "qcow", 24 },
-	{ "qcow-data-before-entry", "qcow-overlay" },
-	{ "qcow-table-linked-before-answer", "qcow-many-tables", 32 },
 	{ "qcow2-counts-before-clean", "qcow2-dirty" },
 	{ "qcow2-shown-before-header", "qcow2-grows" },
-	{ "format-data-before-entry", "qcow2-overlay" },
+	{ "format-room-before-entry", "qcow" },
+	{ "format-data-before-entry", "qcow-overlay" },
 	{ "format-stages-in-order", "qcow2-snapshot" },
 	{ "format-drops-after-entries", "qcow2-overlay-small" },
 	{ "format-page-marked-before-change", "qcow2" },

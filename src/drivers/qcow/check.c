@@ -6,14 +6,9 @@
  * owner is a corruption; a block that nobody owns is a leak. Compressed
  * clusters may share blocks with each other (a second map), not with others.
  */
-#include "drivers/qcow/check.h"
-
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-
 #include "drivers/qcow/qcow.h"
 
+#include <stdlib.h>
 
 struct walk {
 	struct qcow *qcow;
@@ -123,32 +118,42 @@ static void check_table(struct walk *walk, uint64_t offset, const be64 *entry, u
 	}
 }
 
-static int check_tables(struct walk *walk, be64 *buf)
+static int check_l1_entry(struct walk *walk, uint64_t i, uint64_t at, be64 *buf)
 {
 	struct qcow *qcow = walk->qcow;
 	uint64_t bytes = qcow_l2_bytes(&qcow->layout);
+	int err;
 
-	for (uint64_t i = 0; i < qcow->layout.l1_count; i++) {
-		uint64_t at = qcow_l1_entry(qcow, i);
-		int err;
-
-		if (!at)
-			continue;
-		if (!qcow_l2_fits(qcow, at)) {
-			td_check_found(walk->check, "L1 entry %llu: table at %llu, which cannot be",
-				       (unsigned long long)i, (unsigned long long)at);
-			continue;
-		}
-		if (!take_own(walk, at, bytes))
-			td_check_found(walk->check,
-				       "L1 entry %llu: table at %llu belongs to something else too",
-				       (unsigned long long)i, (unsigned long long)at);
-		err = td_file_read(qcow->file, buf, bytes, at);
-		if (err)
-			return err;
-		check_table(walk, i * qcow_span(&qcow->layout), buf, bytes / 8);
+	if (qcow_l1_is_bad(qcow, i) || !qcow_l2_fits(qcow, at)) {
+		td_check_found(walk->check, "L1 entry %llu: table at %llu, which cannot be",
+			       (unsigned long long)i, (unsigned long long)at);
+		return 0;
 	}
-	return 0;
+	if (!take_own(walk, at, bytes))
+		td_check_found(walk->check,
+			       "L1 entry %llu: table at %llu belongs to something else too",
+			       (unsigned long long)i, (unsigned long long)at);
+	err = td_cache_read(qcow->cache, buf, bytes, at);
+	if (!err)
+		check_table(walk, i * qcow_span(&qcow->layout), buf, bytes / 8);
+	return err;
+}
+
+static int check_tables(struct walk *walk, be64 *buf)
+{
+	const struct qcow_layout *layout = &walk->qcow->layout;
+	be64 l1[512];
+	int err = 0;
+
+	for (uint64_t i = 0, n; i < layout->l1_count && !err; i += n) {
+		n = min_u64(layout->l1_count - i, ARRAY_SIZE(l1));
+		err = td_cache_read(walk->qcow->cache, l1, n * 8, layout->l1_at + i * 8);
+		for (uint64_t k = 0; k < n && !err; k++)
+			if (from_be64(l1[k]))
+				err = check_l1_entry(walk, i + k, qcow_l1_value(walk->qcow, l1[k]),
+						     buf);
+	}
+	return err;
 }
 
 static void count_leaks(struct walk *walk)

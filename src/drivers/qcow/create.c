@@ -7,15 +7,11 @@
  * With reserve, every cluster gets its place and its blocks at once: the L2
  * tables follow L1, and the disk's bytes follow them in order.
  */
-#include "drivers/qcow/create.h"
+#include "drivers/qcow/qcow.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#include "base/num.h"
-#include "drivers/qcow/layout.h"
 
 #define CLUSTER 4096
 #define L1_WANTED (512 * KiB) /* entries */
@@ -171,7 +167,7 @@ int qcow_measure(const struct td_create *make, struct td_measure *out, struct td
 	*out = (struct td_measure){
 		.tables = round_up(layout.l1_at + layout.l1_count * 8, 4096) +
 			  layout.l1_count * qcow_l2_bytes(&layout),
-		.unit = make->backing ? qcow_cluster(&layout) : qcow_run(&layout),
+		.unit = make->backing ? qcow_cluster(&layout) : qcow_run(&layout, qcow_page(&layout)),
 	};
 	return 0;
 }

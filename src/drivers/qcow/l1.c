@@ -1,44 +1,49 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The L1 table: read whole at open, kept in memory in the file's own bytes, cut
- * into parts that lie in one 4 KiB block of the file each, so that each is
- * written by itself. Memory is touched only where the table is not empty: a
- * large image that is mostly empty stays cheap.
+ * What must be known of the L1 table before it is used. It is walked once, at open;
+ * later its entries are read through the cache like all others.
  *
- * First versions of the tools of 2006 wrote entries in the byte order of their
- * machine and said so nowhere. The entries tell: read the right way, every one
- * of them is the place of a table within the file; read the wrong way, hardly
- * ever. Where both ways are possible the image is refused.
+ * Its byte order: first versions of the tools of 2006 wrote entries in the order of
+ * their machine and said so nowhere. The entries tell: read the right way, every one
+ * of them is the place of a table within the file; read the wrong way, hardly ever.
+ * Where both ways are possible the image is refused.
+ *
+ * Pages of the cache hold nothing but tables: how large they can be follows from
+ * where the tables lie. And which entries are wrong: the file may grow over the
+ * place that they name, and would make them right.
  */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "drivers/qcow/qcow.h"
 
-static int read_table(struct qcow *qcow, uint64_t base, struct td_why *why)
+#define CHUNK (256 * KiB)
+#define PAGE_MIN 512
+
+/* For each entry that is not 0, as a big-endian number. */
+typedef int look_at(struct qcow *qcow, uint64_t index, uint64_t value, void *arg);
+
+static int walk(struct qcow *qcow, look_at *look, void *arg, struct td_why *why)
 {
-	static const char zeroes[4096];
-	char *to = (char *)qcow->l1;
-	size_t step = 64 * KiB;
-	char *buf = aligned_alloc(4096, step);
+	const struct qcow_layout *layout = &qcow->layout;
+	uint64_t left = layout->l1_count, index = 0;
+	be64 *buf = malloc(min_u64(left * sizeof(*buf), CHUNK));
 	int err = buf ? 0 : -ENOMEM;
 
-	for (size_t pos = 0; !err && pos < qcow->l1_room; pos += step) {
-		size_t n = min_u64(step, qcow->l1_room - pos);
+	while (left && !err) {
+		uint64_t n = min_u64(left, CHUNK / sizeof(*buf));
 
-		err = td_file_read(qcow->file, buf, n, base + pos);
-		for (size_t i = 0; !err && i < n; i += sizeof(zeroes)) {
-			size_t m = min_u64(sizeof(zeroes), n - i);
-
-			if (memcmp(buf + i, zeroes, m))
-				memcpy(to + pos + i, buf + i, m);
-		}
+		err = td_file_read(qcow->file, buf, n * sizeof(*buf),
+				   layout->l1_at + index * sizeof(*buf));
+		for (uint64_t i = 0; i < n && !err; i++)
+			if (from_be64(buf[i]))
+				err = look(qcow, index + i, from_be64(buf[i]), arg);
+		index += n;
+		left -= n;
 	}
 	free(buf);
-	return err ? td_fail(why, err, "%s: cannot read the qcow L1 table",
-			     td_file_path(qcow->file)) : 0;
+	return err ? td_fail(why, err, "%s: cannot read the qcow L1 table: %s",
+			     td_file_path(qcow->file), strerror(-err)) : 0;
 }
 
 bool qcow_l2_fits(const struct qcow *qcow, uint64_t at)
@@ -49,107 +54,63 @@ bool qcow_l2_fits(const struct qcow *qcow, uint64_t at)
 	       !qcow_hits_head(&qcow->layout, at, bytes);
 }
 
-static int tell_order(struct qcow *qcow, const be64 *entry, bool *little, struct td_why *why)
+/* ---- byte order ---------------------------------------------------------------- */
+
+struct orders {
+	bool any, big, little;  /* makes sense for all entries */
+};
+
+static int look_at_order(struct qcow *qcow, uint64_t index, uint64_t value, void *arg)
 {
-	bool as_big = true, as_little = true, any = false;
+	struct orders *orders = arg;
 
-	for (uint64_t i = 0; i < qcow->layout.l1_count; i++) {
-		uint64_t value = from_be64(entry[i]);
-
-		if (!value)
-			continue;
-		any = true;
-		as_big = as_big && qcow_l2_fits(qcow, value);
-		as_little = as_little && qcow_l2_fits(qcow, __builtin_bswap64(value));
-	}
-	if (any && as_big == as_little)
-		return td_fail(why, -EINVAL,
-			       "%s: cannot tell the byte order of its qcow L1 table, written by "
-			       "a blktap of 2006%s", td_file_path(qcow->file),
-			       as_big ? " (both orders are possible)" : " (neither order makes sense)");
-	/* An empty table keeps its format's rule: the writer's own, x86's. */
-	*little = any ? as_little : true;
+	orders->any = true;
+	orders->big = orders->big && qcow_l2_fits(qcow, value);
+	orders->little = orders->little && qcow_l2_fits(qcow, __builtin_bswap64(value));
 	return 0;
 }
 
-static void make_parts(struct qcow *qcow, uint64_t base, bool little)
+static int tell_order(struct qcow *qcow, struct td_why *why)
 {
-	const struct qcow_layout *layout = &qcow->layout;
-	uint64_t l1_end = layout->l1_at + layout->l1_count * 8;
+	struct orders orders = { .big = true, .little = true };
+	int err = walk(qcow, look_at_order, &orders, why);
 
-	for (uint32_t i = 0; i < qcow->l1_parts; i++) {
-		uint64_t block = round_down(base, 4096) + i * 4096ull;
-		uint64_t mem_from = max_u64(block, base);
-		uint64_t mem_to = min_u64(block + 4096, base + qcow->l1_room);
-		uint64_t from = max_u64(mem_from, layout->l1_at);
-		uint64_t to = min_u64(mem_to, l1_end);
-		struct qcow_table *part = &qcow->l1_part[i];
+	if (err)
+		return err;
+	if (orders.any && orders.big == orders.little)
+		return td_fail(why, -EINVAL,
+			       "%s: cannot tell the byte order of its qcow L1 table, written by "
+			       "a blktap of 2006%s", td_file_path(qcow->file),
+			       orders.big ? " (both orders are possible)" :
+					    " (neither order makes sense)");
+	/* An empty table keeps its format's rule: the writer's own, x86's. */
+	qcow->l1_little = orders.any ? orders.little : true;
+	return 0;
+}
 
-		qcow_table_init(part, qcow, from,
-				(be64 *)((char *)qcow->l1 + (from - base)), (to - from) / 8);
-		part->before = from - mem_from;
-		part->after = mem_to - to;
-		part->little = little;
+/* ---- pages, and what is wrong ---------------------------------------------------- */
+
+static int look_at_place(struct qcow *qcow, uint64_t index, uint64_t value, void *arg)
+{
+	value = qcow_l1_value(qcow, to_be64(value));
+	if (qcow_l2_fits(qcow, value)) {
+		if (!is_aligned(value, qcow->page))
+			qcow->page = PAGE_MIN;
+		return 0;
 	}
-}
-
-struct qcow_table *qcow_l1_part(struct qcow *qcow, uint64_t index, uint32_t *entry)
-{
-	uint64_t at = qcow->layout.l1_at + index * 8;
-	struct qcow_table *part =
-		&qcow->l1_part[at / 4096 - round_down(qcow->layout.l1_at, 512) / 4096];
-
-	*entry = (at - part->at) / 8;
-	return part;
-}
-
-uint64_t qcow_l1_entry(struct qcow *qcow, uint64_t index)
-{
-	uint32_t entry;
-	struct qcow_table *part = qcow_l1_part(qcow, index, &entry);
-
-	return qcow_entry(part, entry);
+	if (!qcow->l1_bad)
+		qcow->l1_bad = calloc(qcow->layout.l1_count / 8 + 1, 1);
+	if (!qcow->l1_bad)
+		return -ENOMEM;
+	qcow->l1_bad[index / 8] |= 1u << index % 8;
+	return 0;
 }
 
 int qcow_l1_open(struct qcow *qcow, struct td_why *why)
 {
 	const struct qcow_layout *layout = &qcow->layout;
-	uint64_t base = round_down(layout->l1_at, 512);
-	uint64_t end = round_up(layout->l1_at + layout->l1_count * 8, 512);
-	bool little = false;
-	int err;
+	int err = layout->l1_native ? tell_order(qcow, why) : 0;
 
-	qcow->l1_room = end - base;
-	qcow->l1 = mmap(NULL, qcow->l1_room, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (qcow->l1 == MAP_FAILED) {
-		qcow->l1 = NULL;
-		return td_fail(why, -ENOMEM, "%s: no memory for its L1 table",
-			       td_file_path(qcow->file));
-	}
-	err = read_table(qcow, base, why);
-	if (!err && layout->l1_native)
-		err = tell_order(qcow, (be64 *)((char *)qcow->l1 + (layout->l1_at - base)),
-				 &little, why);
-	if (err)
-		goto unmap;
-	qcow->l1_parts = (end - 1) / 4096 - base / 4096 + 1;
-	qcow->l1_part = calloc(qcow->l1_parts, sizeof(*qcow->l1_part));
-	if (!qcow->l1_part) {
-		err = td_fail(why, -ENOMEM, "%s: no memory", td_file_path(qcow->file));
-		goto unmap;
-	}
-	make_parts(qcow, base, little);
-	return 0;
-unmap:
-	munmap(qcow->l1, qcow->l1_room);
-	qcow->l1 = NULL;
-	return err;
-}
-
-void qcow_l1_close(struct qcow *qcow)
-{
-	free(qcow->l1_part);
-	if (qcow->l1)
-		munmap(qcow->l1, qcow->l1_room);
+	qcow->page = qcow_page(layout);
+	return err ? err : walk(qcow, look_at_place, NULL, why);
 }

@@ -6,7 +6,7 @@
  * Images of the blktap of 2006 carry an extension after the header. Its first
  * versions wrote the L1 table in the byte order of the machine; later ones say
  * with a flag that it is big-endian, as everybody else has it. Without the flag
- * the order is told from the entries themselves, see map_l1.c.
+ * the order is told from the entries themselves, see l1.c.
  */
 #include "drivers/qcow/layout.h"
 

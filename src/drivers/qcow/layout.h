@@ -10,6 +10,7 @@
 #include <blktap/driver.h>
 
 #include "base/endian.h"
+#include "base/num.h"
 
 #define QCOW_MAGIC 0x514649fbu     /* "QFI\xfb" */
 #define QCOW_XEN_MAGIC 0x58454efbu /* "XEN\xfb" */
@@ -73,15 +74,22 @@ static inline uint64_t qcow_cluster(const struct qcow_layout *layout)
 	return 1ull << layout->cluster_bits;
 }
 
-/* What an image that stands alone maps at once, of 2 MiB or a table's span. */
-static inline uint64_t qcow_run(const struct qcow_layout *layout)
-{
-	return qcow_span(layout) < QCOW_RUN ? qcow_span(layout) : QCOW_RUN;
-}
-
 static inline uint64_t qcow_l2_bytes(const struct qcow_layout *layout)
 {
 	return 8ull << layout->l2_bits;
+}
+
+/* The largest page of entries that neither reaches into a cluster nor past the end of
+ * a table. */
+static inline uint64_t qcow_page(const struct qcow_layout *layout)
+{
+	return min_u64(min_u64(qcow_cluster(layout), qcow_l2_bytes(layout)), 4096);
+}
+
+/* What an image that stands alone maps at once: as much as a page has entries for. */
+static inline uint64_t qcow_run(const struct qcow_layout *layout, uint64_t page)
+{
+	return min_u64(QCOW_RUN, (page / 8) << layout->cluster_bits);
 }
 
 /* What the raw L2 entry of a compressed cluster says. */
