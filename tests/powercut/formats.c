@@ -71,6 +71,14 @@ const struct format formats[] = {
 	{ .name = "vhd-overlay", .type = "vhd", .overlay = true, .kills = true, .states = 1 },
 	{ .name = "vhd-overlay-small", .type = "vhd", .cluster = 4096, .overlay = true,
 	  .kills = true, .states = 1 },
+	/* the block table has no room, and moves; a footer that moves past the disk's end */
+	{ .name = "vhd-grows", .type = "vhd", .cluster = 4096, .kills = true, .grows_to = 4 * MiB,
+	  .qemu = "vpc", .states = 1 },
+	{ .name = "vhd-fixed-grows", .type = "vhd", .kills = true, .grows_to = 3 * MiB,
+	  .make = "qemu-img create -q -f vpc -o subformat=fixed,force_size=on %f %s",
+	  .qemu = "vpc", .states = 1 },
+	{ .name = "vhd-rebases", .type = "vhd", .cluster = 4096, .overlay = true, .kills = true,
+	  .rebases = true, .states = 1 },
 	/* qemu-img's check takes places without an owner for faults. It reads blocks of
 	 * 1 MiB only. */
 	{ .name = "vdi", .type = "vdi", .kills = true, .qemu = "vdi", .states = 1 },
@@ -104,6 +112,8 @@ const struct broken broken_rules[] = {
 	{ "format-stages-in-order", "qcow2-snapshot" },
 	{ "format-drops-after-entries", "qcow2-overlay-small" },
 	{ "format-page-marked-before-change", "qcow2" },
+	{ "vhd-table-before-header", "vhd-grows" },
+	{ "vhd-header-before-footer", "vhd-rebases" },
 	{ "vdi-map-before-header", "vdi-grows" },
 	{ "vmdk-marked-before-tables", "vmdk-small" },
 	{ 0 },

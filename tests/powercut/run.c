@@ -115,6 +115,25 @@ static void grow(struct run *run, struct rig *rig)
 	rig->size = td_disk_size(rig->disk);
 }
 
+/* Over the same file under another name: content stays as it is. */
+static void rebase(const struct run *run, struct rig *rig)
+{
+	struct td_image *top = td_disk_top(rig->disk);
+	const char *path = run->target.path, *name = strrchr(path, '/') + 1;
+	const char *number = name + strlen("image");
+	bool shuffle = rig->hook.shuffle;
+	char base[400], other[400];
+	struct td_why why = { "" };
+
+	snprintf(base, sizeof(base), "%.*sbase%s", (int)(name - path), path, number);
+	snprintf(other, sizeof(other), "%.*sanother-base%s", (int)(name - path), path, number);
+	require(!link(base, other), "%s: %s", other, strerror(errno));
+	rig->hook.shuffle = false;
+	int err = top->driver->set_backing(top, other, "raw", &why);
+	rig->hook.shuffle = shuffle;
+	require(!err, "rebase: %s (%s)", why.text, strerror(-err));
+}
+
 /* Content stays as it is: what is applied has just been made. As in open, nothing may
  * be held back by the hook meanwhile. */
 static void snapshot(struct rig *rig, enum td_snapshot_op op, const char *name)
@@ -170,6 +189,8 @@ void run_record(struct run *run, struct rnd *rnd)
 	bool first = rnd_below(rnd, 2);
 	if (run->format->grows_to && first)
 		grow(run, &rig);
+	if (run->format->rebases && first)
+		rebase(run, &rig);
 	if (run->format->snapshots)
 		snapshot(&rig, TD_SNAPSHOT_MAKE, "before");
 	work_do(&work, &rig, run->log, rnd);
@@ -177,6 +198,8 @@ void run_record(struct run *run, struct rnd *rnd)
 		snapshots_after(&rig, rnd);
 	if (run->format->grows_to && !first)
 		grow(run, &rig);
+	if (run->format->rebases && !first)
+		rebase(run, &rig);
 	if (rnd_below(rnd, 2))
 		log_detach(run->log, &rig);
 	rig_over(&rig);

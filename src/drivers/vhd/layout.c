@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define BATMAP_MAX (4 * MiB)
+#define CHUNK (64 * KiB)
 #define TAP_1_1 0x00010001u
 
 struct reading {
@@ -121,6 +122,28 @@ bool vhd_looks_like(struct td_file *file)
 	       (footer_read(file, 0, &footer) && is_sparse(&footer));
 }
 
+/* A fixed image that was growing may have a footer that nothing but zeroes follow; it has no
+ * copy. Whoever moves one does so in steps. */
+static bool footer_behind_zeroes(struct td_file *file, uint64_t *at, struct vhd_footer *out)
+{
+	uint64_t size = round_down(td_file_size(file), 512);
+	uint64_t least = size > VHD_FIXED_STEP + 512 ? size - VHD_FIXED_STEP - 512 : 0;
+	char *buf = malloc(CHUNK);
+	bool found = false;
+
+	for (uint64_t end = size, n; buf && end > least && !found; end -= n) {
+		n = min_u64(end - least, CHUNK);
+		if (td_file_read(file, buf, n, end - n))
+			break;
+		for (uint64_t pos = n; pos && !found; pos -= 512) {
+			found = buf[pos - 512] || memcmp(buf + pos - 512, buf + pos - 511, 511);
+			*at = end - n + pos - 512;
+		}
+	}
+	free(buf);
+	return found && footer_read(file, *at, out) && !is_sparse(out);
+}
+
 /* Which of the two counts. */
 static int choose_footer(struct reading *r, const struct vhd_choice *choice)
 {
@@ -134,6 +157,8 @@ static int choose_footer(struct reading *r, const struct vhd_choice *choice)
 			       choice->kind);
 	layout->footer_at = footer_place(r->file);
 	layout->has_footer = layout->footer_at && footer_read(r->file, layout->footer_at, &end);
+	if (!layout->has_footer && !has_copy)
+		layout->has_footer = footer_behind_zeroes(r->file, &layout->footer_at, &end);
 	if (!layout->has_footer && !has_copy)
 		return td_fail(r->why, -EINVAL, "%s: no VHD image: no sound footer at its end, and no "
 			       "copy of one at its beginning", r->path);

@@ -19,6 +19,7 @@
 #define VHD_NO_BLOCK 0xffffffffu
 #define VHD_NAME_UNITS 256            /* of 16 bits, in the header */
 #define VHD_LOCATORS 8
+#define VHD_FIXED_STEP GiB            /* how far a fixed image's footer moves at once */
 #define VHD_LOCATOR_MAX 4096          /* bytes of a parent's name */
 
 enum vhd_type {

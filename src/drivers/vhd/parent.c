@@ -234,8 +234,8 @@ int vhd_parent_open(struct vhd *vhd, struct td_why *why)
 	err = td_image_open_below(vhd->img, format, vhd->parent, path, &below_why);
 	if (err)
 		return td_fail(why, err, "%s: its parent: %s", path, below_why.text);
-	below = vhd->img->below;
-	if (below->driver == vhd->img->driver &&
+	below = vhd->img->below; /* NULL: nobody asks for content */
+	if (below && below->driver == vhd->img->driver &&
 	    memcmp(((struct vhd *)below->state)->layout.footer.uuid, wanted, 16))
 		return td_fail(why, -EINVAL, "%s: its parent %s is not the one it was made over: its "
 			       "identity is another", path, vhd->parent);
@@ -284,6 +284,14 @@ static void locator_put(struct vhd_header *header, struct vhd_parent *out, const
 	*at += round_up(len, 512);
 }
 
+void vhd_parent_clear(struct vhd_header *header)
+{
+	memset(header->parent_uuid, 0, sizeof(header->parent_uuid));
+	header->parent_timestamp = to_be32(0);
+	memset(header->parent_name, 0, sizeof(header->parent_name));
+	memset(header->locator, 0, sizeof(header->locator));
+}
+
 int vhd_parent_name(const char *path, const char *backing, const char *format,
 		    struct td_files *files, uint64_t locators_at, struct vhd_header *header,
 		    struct vhd_parent *out, struct td_why *why)
@@ -297,10 +305,7 @@ int vhd_parent_name(const char *path, const char *backing, const char *format,
 
 	is_vhd = format && (!strcmp(format, "vhd") || !strcmp(format, "vpc"));
 	memset(out, 0, sizeof(*out));
-	memset(header->parent_uuid, 0, sizeof(header->parent_uuid));
-	header->parent_timestamp = to_be32(0);
-	memset(header->parent_name, 0, sizeof(header->parent_name));
-	memset(header->locator, 0, sizeof(header->locator));
+	vhd_parent_clear(header);
 	if (!is_vhd && (!format || (strcmp(format, "aio") && strcmp(format, "raw"))))
 		return td_fail(why, -ENOTSUP, "%s: a VHD lies over a vhd or a raw image: it cannot "
 			       "name another format", path);

@@ -31,7 +31,7 @@ static int open_file(struct vhd *vhd, struct td_why *why)
 				       "backing file", img->target);
 		if (!img->read_only && !td_file_can_discard(vhd->file))
 			img->can &= ~TD_CAN_DISCARD;
-		return 0;
+		return img->read_only ? 0 : vhd_end_fixed(vhd, why);
 	}
 	if (td_file_is_device(vhd->file) && !img->read_only)
 		return td_fail(why, -ENOTSUP, "%s: writing a VHD that grows inside a block device is "
@@ -53,7 +53,7 @@ static int read_batmap(struct vhd *vhd, struct td_why *why)
 	return err ? td_fail(why, err, "%s: cannot read its batmap", td_file_path(vhd->file)) : 0;
 }
 
-static int open_map(struct vhd *vhd, struct td_why *why)
+int vhd_open_map(struct vhd *vhd, struct td_why *why)
 {
 	struct td_cache_config cache = { .page = VHD_PAGE, .size = vhd->cache_size,
 					 .shows = VHD_SHOWS };
@@ -79,15 +79,24 @@ static int open_map(struct vhd *vhd, struct td_why *why)
 	return td_map_new(vhd->img, &config, &vhd->map, why);
 }
 
+void vhd_close_map(struct vhd *vhd)
+{
+	td_map_free(vhd->map);
+	td_cache_free(vhd->cache);
+	td_space_free(vhd->space);
+	free(vhd->full);
+	vhd->map = NULL;
+	vhd->cache = NULL;
+	vhd->space = NULL;
+	vhd->full = NULL;
+}
+
 static void vhd_close(struct td_image *img)
 {
 	struct vhd *vhd = img->state;
 
-	td_map_free(vhd->map);
-	td_cache_free(vhd->cache);
-	td_space_free(vhd->space);
+	vhd_close_map(vhd);
 	td_file_close(vhd->file);
-	free(vhd->full);
 	free(vhd->parent);
 }
 
@@ -101,7 +110,7 @@ static int vhd_open(struct td_image *img, struct td_why *why)
 	if (!err && vhd->layout.type != VHD_FIXED)
 		err = vhd_parent_open(vhd, why);
 	if (!err && vhd->layout.type != VHD_FIXED)
-		err = open_map(vhd, why);
+		err = vhd_open_map(vhd, why);
 	if (err) {
 		vhd_close(img);
 		return err;
@@ -118,6 +127,8 @@ static void vhd_submit(struct td_queue *queue, struct td_image *img, struct td_r
 
 	if (vhd->map)
 		td_map_submit(vhd->map, req);
+	else if (vhd->layout.type != VHD_FIXED)
+		td_end(req, -EIO); /* it could not be changed as a whole */
 	else
 		td_io(req, vhd->file, req->offset);
 }
@@ -220,4 +231,6 @@ const struct td_driver vhd_driver = {
 	.create_options = vhd_create_options,
 	.create_size = sizeof(struct vhd_create_options),
 	.measure = vhd_measure,
+	.resize = vhd_resize,
+	.set_backing = vhd_set_backing,
 };

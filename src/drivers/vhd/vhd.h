@@ -6,6 +6,7 @@
  *   map.c     block table and bitmaps: what lies where, and changes of it
  *   parent.c  where the image below is, and how its name is kept
  *   scan.c    blocks in the order of the file: what check and open need to know
+ *   change.c  another size, another parent
  *   create.c
  */
 #ifndef VHD_H
@@ -41,6 +42,10 @@ struct vhd {
 	char *parent;           /* as it was found; NULL: none */
 };
 
+/* vhd.c: map, cache and space; closing is harmless where nothing is open. */
+int vhd_open_map(struct vhd *vhd, struct td_why *why);
+void vhd_close_map(struct vhd *vhd);
+
 /* map.c: see struct td_map_ops */
 extern const struct td_map_ops vhd_ops;
 /* The bit of a sector, in the byte of a bitmap that has it. */
@@ -67,6 +72,16 @@ struct vhd_parent {
 int vhd_parent_name(const char *path, const char *backing, const char *format,
 		    struct td_files *files, uint64_t locators_at, struct vhd_header *header,
 		    struct vhd_parent *out, struct td_why *why);
+
+/* The header names no parent. */
+void vhd_parent_clear(struct vhd_header *header);
+
+/* change.c */
+/* Nothing follows the footer of a fixed image any more. */
+int vhd_end_fixed(struct vhd *vhd, struct td_why *why);
+int vhd_resize(struct td_image *img, uint64_t size, struct td_why *why);
+int vhd_set_backing(struct td_image *img, const char *backing, const char *format,
+		    struct td_why *why);
 
 /* scan.c */
 /* What a writer must know of the file, and put right, before anything else. *end: where
