@@ -49,12 +49,30 @@ void td_parks_go(struct td_parks *parks, int err);
  */
 struct td_cache;
 
+/*
+ * A format with a log: what a batch is to write comes into an entry of it first, or
+ * into several, one after the other. A page is written to its place when its entry is
+ * durable, and an entry begun when all before it is. So one entry is all the log that
+ * counts, and pages come to their places as they are in it, whole or not at all.
+ */
+struct td_log_ops {
+	void (*begin)(struct td_image *img);
+	/* False: the entry is full. The first page always fits. */
+	bool (*add)(struct td_image *img, uint64_t at, const void *page);
+	/* What is to be written for it. The memory is left alone until the next one. */
+	void (*end)(struct td_image *img, void **entry, size_t *len, uint64_t *at);
+};
+
 struct td_cache_config {
 	uint32_t page;     /* bytes: a power of two, 512 to 4096 */
 	uint64_t size;     /* bytes of pages in memory; 0: 16 MiB */
 	struct td_file *data; /* data lie in a file of their own; NULL: in this one */
 	unsigned shows;    /* pages of this stage and later show data, or new room:
 	                      what td_cache_data() tells of comes before them */
+	const struct td_log_ops *log; /* NULL: none */
+	/* What has been read of the file is put right: where a log must not be replayed
+	 * in it. NULL: nothing is wrong. */
+	void (*patch)(struct td_image *img, void *buf, size_t len, uint64_t at);
 };
 
 /* Reads the file only, where the image is read-only. */
@@ -90,6 +108,13 @@ int td_cache_read(struct td_cache *cache, void *buf, size_t len, uint64_t at);
 /* Blocking: all that is dirty is durable after it. No batch may be under way. */
 int td_cache_sync(struct td_cache *cache);
 
+/*
+ * Of a format with a log, once: a page outside the tables that is written when the cache
+ * is freed, after all else is durable; by who adopts survivor memory, likewise. It says
+ * that the log is empty: what is adopted is newer. was: what the file has there.
+ */
+void td_cache_last(struct td_cache *cache, uint64_t at, const void *was, const void *becomes);
+
 /* Of room that is nobody's any more; false: not now, something is being written. */
 bool td_cache_forget(struct td_cache *cache, uint64_t at, uint64_t len);
 /* No more waiting: what would park blocks instead. In open, to begin with, and in
@@ -106,8 +131,8 @@ bool td_cache_blocks(const struct td_cache *cache);
  */
 struct td_space;
 
-/* Room begins at end, a multiple of unit, at or past the end of the file; on a block
- * device at the end of what is used. */
+/* Room begins at end, at or past the end of the file; on a block device at the end of
+ * what is used. Units follow each other there. */
 int td_space_new(struct td_image *img, struct td_file *file, struct td_cache *cache,
 		 uint32_t unit, uint64_t end, struct td_space **out, struct td_why *why);
 void td_space_free(struct td_space *space); /* after td_cache_free() */

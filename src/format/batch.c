@@ -8,6 +8,10 @@
  *                 stage; then the stage's pages, neighbours together
  *   batch_end     a barrier, if anybody waits for what is durable
  *
+ * Where the format has a log there are no stages, but groups (group_next): a barrier
+ * for all that was written before; an entry of the log that has the pages, and a barrier
+ * for that; then the pages. Whoever waits need not wait for more than the entry.
+ *
  * A batch is begun by a flush, when a third of the cache is dirty, and a second
  * after the first change. Flushes that come meanwhile share the next one. A page
  * that changes meanwhile stays dirty, and so does one whose write fails: then the
@@ -91,9 +95,10 @@ static void barrier_ended(struct td_req *req)
 		cache->data = true; /* nothing is known to be durable */
 		cache->unsynced = 0;
 		batch_end(cache, req->err);
-	} else {
-		stage_next(cache);
+		return;
 	}
+	cache->logged = max_u64(cache->logged, cache->entry_end);
+	stage_next(cache);
 }
 
 static void barrier_send(struct td_cache *cache, struct td_file *file, td_step *step)
@@ -146,7 +151,7 @@ static void write_some(struct td_cache *cache, struct cache_req *own)
 {
 	uint32_t first = cache->sent, n = 1, max = WRITE_MAX / cache->page;
 
-	while (n < max && first + n < cache->copied &&
+	while (n < max && first + n < (cache->log ? cache->logged : cache->copied) &&
 	       cache->copy[first + n].stage == cache->copy[first].stage &&
 	       cache->copy[first + n].at == cache->copy[first].at + (uint64_t)n * cache->page)
 		n++;
@@ -170,12 +175,105 @@ static bool needs_barrier(const struct td_cache *cache, unsigned stage)
 		td_rule("format-data-before-entry"));
 }
 
+/* ---- with a log ------------------------------------------------------------------ */
+
+static void entry_ended(struct td_req *req)
+{
+	struct cache_req *own = req->user;
+	struct td_cache *cache = own->cache;
+	int err = req->err;
+
+	cache->under_way--;
+	cache_req_put(cache, own);
+	if (err)
+		batch_end(cache, err);
+	else
+		barrier(cache); /* then they may come to their places */
+}
+
+/* As many pages as it takes go into an entry. Returns which is the first that does not. */
+static uint32_t entry_make(struct td_cache *cache, void **entry, size_t *len, uint64_t *at)
+{
+	uint32_t i = cache->logged;
+
+	cache->log->begin(cache->img);
+	while (i < cache->copied &&
+	       cache->log->add(cache->img, cache->copy[i].at, cache->copies + (size_t)i * cache->page))
+		i++;
+	cache->log->end(cache->img, entry, len, at);
+	return i;
+}
+
+static void entry_write(struct td_cache *cache, struct cache_req *own)
+{
+	size_t len;
+	uint64_t at;
+	void *entry;
+
+	cache->entry_end = entry_make(cache, &entry, &len, &at);
+	cache->last_barrier = false;
+	cache->under_way++;
+	own->req->user = own;
+	own->req->step = entry_ended;
+	own->req->err = 0;
+	td_buffer(own->req, TD_WRITE, entry, len);
+	td_io(own->req, cache->file, at);
+}
+
+/* Whether all that an entry must come after is durable. */
+static bool before_entry(const struct td_cache *cache)
+{
+	return (!cache->batch_data || !td_rule("format-data-before-log")) &&
+	       (cache->unsynced == TD_STAGES || !td_rule("format-places-before-next-entry"));
+}
+
+/* All of them are in their places, or none. */
+static void group_next(struct td_cache *cache)
+{
+	struct cache_req *own;
+
+	if (cache->under_way)
+		return;
+	if (cache->failed && cache->sent) {
+		batch_end(cache, cache->failed);
+	} else if (cache->sent == cache->copied && !cache->last_barrier) {
+		batch_end(cache, 0);
+	} else if (cache->sent == cache->copied) {
+		cache->last_barrier = false;
+		barrier(cache);
+	} else if (!before_entry(cache)) {
+		barrier(cache);
+	} else if ((own = cache_req_get(cache))) {
+		entry_write(cache, own);
+	} else { /* all requests load: come again */
+		td_defer(cache->img->queue, &cache->defer);
+	}
+}
+
+static void places_next(struct td_cache *cache)
+{
+	struct cache_req *own;
+
+	while (cache->sent < cache->logged && !cache->failed && (own = cache_req_get(cache)))
+		write_some(cache, own);
+	if (cache->sent < cache->logged && !cache->failed && !cache->under_way)
+		td_defer(cache->img->queue, &cache->defer);
+	else if (cache->sent == cache->logged || cache->failed)
+		group_next(cache);
+}
+
+/* ---- with stages ----------------------------------------------------------------- */
+
 /* Sends what may be sent. Loads have the same requests: one comes back some time. */
 static void stage_next(struct td_cache *cache)
 {
 	struct cache_req *own;
 	unsigned stage;
 
+	if (cache->log) {
+		places_next(cache);
+		return;
+	}
 	if (cache->failed && cache->sent) {
 		if (!cache->under_way)
 			batch_end(cache, cache->failed);
@@ -249,7 +347,7 @@ static void batch_start(struct td_cache *cache)
 {
 	cache->running = true;
 	cache->failed = 0;
-	cache->sent = cache->copied = cache->under_way = 0;
+	cache->sent = cache->copied = cache->under_way = cache->logged = cache->entry_end = 0;
 	cache->flush = cache->flush_next;
 	cache->after = cache->after_next;
 	cache->flush_next = cache->after_next = (struct td_parks){ 0 };
@@ -336,19 +434,37 @@ static int sync_all(struct td_cache *cache)
 	return err ? err : td_file_sync(cache->file);
 }
 
+/* What comes before copy i. */
+static int sync_before(struct td_cache *cache, uint32_t i)
+{
+	void *entry;
+	size_t len;
+	uint64_t at;
+	int err = 0;
+
+	if (cache->log ? i == cache->logged && !before_entry(cache) :
+			 needs_barrier(cache, cache->copy[i].stage)) {
+		err = sync_all(cache);
+		cache->data = cache->batch_data = false;
+		cache->unsynced = TD_STAGES;
+	}
+	if (err || !cache->log || i < cache->logged)
+		return err;
+	cache->logged = entry_make(cache, &entry, &len, &at);
+	err = td_file_write(cache->file, entry, len, at);
+	return err ? err : td_file_sync(cache->file);
+}
+
 int batch_write_all(struct td_cache *cache)
 {
 	int err = 0;
 
 	copy_dirty(cache);
+	cache->logged = 0;
 	for (uint32_t i = 0; i < cache->copied && !err; i++) {
 		const struct cache_copy *copy = &cache->copy[i];
 
-		if (needs_barrier(cache, copy->stage)) {
-			err = sync_all(cache);
-			cache->data = cache->batch_data = false;
-			cache->unsynced = TD_STAGES;
-		}
+		err = sync_before(cache, i);
 		if (err)
 			break;
 		cache->unsynced = min_u64(cache->unsynced, copy->stage);
@@ -364,14 +480,34 @@ int batch_write_all(struct td_cache *cache)
 	return err;
 }
 
+/* The page that must come after all others, which are durable. */
+static int write_last(struct td_cache *cache)
+{
+	void *page = cache_page(cache, cache->last);
+	int err;
+
+	if (!cache->last_at)
+		return 0;
+	td_survivor_writing(cache->survivor, cache->last, page);
+	err = td_file_write(cache->file, page, cache->page, cache->last_at);
+	if (!err)
+		err = td_file_sync(cache->file);
+	td_survivor_written(cache->survivor, cache->last, err, true);
+	if (!err)
+		cache->last_at = 0;
+	return err;
+}
+
 void batch_close(struct td_cache *cache)
 {
 	int err = 0;
 
 	if (td_file_is_removed(cache->file))
-		cache->dirty = 0;
-	if (cache->survivor && cache->dirty) {
+		cache->dirty = cache->last_at = 0;
+	if (cache->survivor && (cache->dirty || cache->last_at)) {
 		err = batch_write_all(cache);
+		if (!err)
+			err = write_last(cache);
 		if (err)
 			td_say(cache->img, LOG_ERR, "tables are not in the file: %s; survivor memory "
 			       "keeps them for the next who opens it", strerror(-err));

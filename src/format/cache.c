@@ -116,6 +116,8 @@ static void load_ended(struct td_req *req)
 	struct td_parks parks = slot->parks;
 	int err = req->err;
 
+	if (!err && cache->patch)
+		cache->patch(cache->img, cache_page(cache, own->slot), cache->page, slot->at);
 	slot->parks = (struct td_parks){ 0 };
 	slot->loading = false;
 	if (err) {
@@ -177,6 +179,8 @@ static int load_now(struct td_cache *cache, uint64_t at)
 		list_add(&cache->free, &cache->slot[i].link);
 		return err;
 	}
+	if (cache->patch)
+		cache->patch(cache->img, cache_page(cache, i), cache->page, at);
 	slot_name(cache, i, at);
 	list_add(&cache->lru, &cache->slot[i].link);
 	return 0;
@@ -298,6 +302,8 @@ int td_cache_read(struct td_cache *cache, void *buf, size_t len, uint64_t at)
 			err = td_file_read(cache->file, buf, n, at);
 		if (err)
 			return err;
+		if (cache->patch)
+			cache->patch(cache->img, buf, n, at);
 		buf = (char *)buf + n;
 		at += n;
 		len -= n;
@@ -324,6 +330,17 @@ bool td_cache_forget(struct td_cache *cache, uint64_t at, uint64_t len)
 		list_add(&cache->free, &slot->link);
 	}
 	return all;
+}
+
+/* Not one store; but as long as it is not whole, nothing else is dirty. */
+void td_cache_last(struct td_cache *cache, uint64_t at, const void *was, const void *becomes)
+{
+	void *page = cache_page(cache, cache->last);
+
+	memcpy(page, was, cache->page);
+	td_survivor_dirty(cache->survivor, cache->last, at, TD_STAGES - 1);
+	memcpy(page, becomes, cache->page);
+	cache->last_at = at;
 }
 
 int td_cache_sync(struct td_cache *cache)
@@ -410,11 +427,15 @@ int td_cache_new(struct td_image *img, struct td_file *file,
 	list_init(&cache->changed);
 	list_init(&cache->idle);
 	list_init(&cache->to_load);
+	cache->log = img->read_only ? NULL : config->log;
+	cache->patch = config->patch;
 	err = tables_open(cache);
 	if (err)
 		td_fail(why, err, "%s: no memory", td_file_path(file));
 	else
 		err = arena_open(cache, why);
+	if (!err && cache->log && !slot_fresh(cache, &cache->last))
+		err = td_fail(why, -ENOSPC, "%s: no survivor memory", td_file_path(file));
 	if (err) {
 		td_cache_free(cache);
 		return err;
@@ -431,7 +452,7 @@ void td_cache_free(struct td_cache *cache)
 	for (unsigned i = 0; i < CACHE_REQS; i++)
 		td_req_free(cache->req[i].req);
 	if (cache->survivor)
-		td_survivor_free(cache->survivor, cache->dirty);
+		td_survivor_free(cache->survivor, cache->dirty || cache->last_at);
 	else if (cache->pages)
 		munmap(cache->pages, (size_t)cache->count * cache->page);
 	free(cache->slot);

@@ -49,6 +49,10 @@ struct td_cache {
 	struct td_file *file;
 	struct td_file *data_file; /* NULL: data are in file */
 	uint32_t page, count, shows;
+	const struct td_log_ops *log; /* NULL: none */
+	void (*patch)(struct td_image *img, void *buf, size_t len, uint64_t at);
+	uint32_t last;           /* its slot is that of td_cache_last() */
+	uint64_t last_at;        /* 0: there is none */
 	char *pages;
 	struct td_survivor *survivor; /* NULL: read-only */
 	struct cache_slot *slot;
@@ -75,6 +79,8 @@ struct td_cache {
 	struct cache_copy *copy;
 	char *copies;
 	uint32_t copy_max, copied, sent, under_way;
+	uint32_t logged;         /* copies that are in the log, durably */
+	uint32_t entry_end;      /* ... that the entry under way makes so; 0: none */
 	struct td_req *barrier;
 	struct td_parks flush, flush_next, after, after_next;
 	struct td_defer defer;
