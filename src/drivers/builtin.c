@@ -10,6 +10,7 @@ extern const struct td_driver qcow2_driver;
 extern const struct td_driver ram_driver;
 extern const struct td_driver vdi_driver;
 extern const struct td_driver vhd_driver;
+extern const struct td_driver vhdx_driver;
 extern const struct td_driver vmdk_driver;
 
 const struct td_driver *const td_builtin_drivers[] = {
@@ -19,6 +20,7 @@ const struct td_driver *const td_builtin_drivers[] = {
 	&qcow2_driver,
 	&vdi_driver,
 	&vhd_driver,
+	&vhdx_driver,
 	&vmdk_driver,
 	NULL,
 };

@@ -10,7 +10,7 @@
  *
  * Where the format has a log there are no stages, but groups (group_next): a barrier
  * for all that was written before; an entry of the log that has the pages, and a barrier
- * for that; then the pages. Whoever waits need not wait for more than the entry.
+ * for that; then the pages. Who waits for what is durable need not wait for these.
  *
  * A batch is begun by a flush, when a third of the cache is dirty, and a second
  * after the first change. Flushes that come meanwhile share the next one. A page
@@ -85,6 +85,22 @@ static void batch_end(struct td_cache *cache, int err)
 	td_parks_go(&cache->for_room, err);
 }
 
+/* The entry of the log, if there is one, is: and with the last one all that anybody may
+ * wait for is. */
+static void entry_durable(struct td_cache *cache)
+{
+	struct td_parks flush = cache->flush, after = cache->after;
+
+	if (cache->entry_end <= cache->logged)
+		return;
+	cache->logged = cache->entry_end;
+	if (cache->logged < cache->copied)
+		return;
+	cache->flush = cache->after = (struct td_parks){ 0 };
+	td_parks_go(&flush, 0);
+	td_parks_go(&after, 0);
+}
+
 /* ---- barriers, and writes ------------------------------------------------------ */
 
 static void barrier_ended(struct td_req *req)
@@ -97,7 +113,7 @@ static void barrier_ended(struct td_req *req)
 		batch_end(cache, req->err);
 		return;
 	}
-	cache->logged = max_u64(cache->logged, cache->entry_end);
+	entry_durable(cache);
 	stage_next(cache);
 }
 
@@ -185,10 +201,14 @@ static void entry_ended(struct td_req *req)
 
 	cache->under_way--;
 	cache_req_put(cache, own);
-	if (err)
+	if (err) {
 		batch_end(cache, err);
-	else
-		barrier(cache); /* then they may come to their places */
+	} else if (td_rule("format-log-before-places")) {
+		barrier(cache);
+	} else {
+		entry_durable(cache);
+		stage_next(cache);
+	}
 }
 
 /* As many pages as it takes go into an entry. Returns which is the first that does not. */
@@ -224,7 +244,7 @@ static void entry_write(struct td_cache *cache, struct cache_req *own)
 static bool before_entry(const struct td_cache *cache)
 {
 	return (!cache->batch_data || !td_rule("format-data-before-log")) &&
-	       (cache->unsynced == TD_STAGES || !td_rule("format-places-before-next-entry"));
+	       cache->unsynced == TD_STAGES;
 }
 
 /* All of them are in their places, or none. */

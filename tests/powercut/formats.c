@@ -79,6 +79,11 @@ const struct format formats[] = {
 	  .qemu = "vpc", .states = 1 },
 	{ .name = "vhd-rebases", .type = "vhd", .cluster = 4096, .overlay = true, .kills = true,
 	  .rebases = true, .states = 1 },
+	/* qemu-img knows no parents. A raw one is our own idea */
+	{ .name = "vhdx", .type = "vhdx", .cluster = 1 * MiB, .kills = true, .qemu = "vhdx",
+	  .qemu_checks = true, .states = 1 },
+	{ .name = "vhdx-overlay", .type = "vhdx", .overlay = true, .cluster = 1 * MiB,
+	  .kills = true, .states = 1 },
 	/* qemu-img's check takes places without an owner for faults. It reads blocks of
 	 * 1 MiB only. */
 	{ .name = "vdi", .type = "vdi", .kills = true, .qemu = "vdi", .states = 1 },
@@ -116,5 +121,8 @@ const struct broken broken_rules[] = {
 	{ "vhd-header-before-footer", "vhd-rebases" },
 	{ "vdi-map-before-header", "vdi-grows" },
 	{ "vmdk-marked-before-tables", "vmdk-small" },
+	{ "format-data-before-log", "vhdx-overlay" },
+	{ "format-log-before-places", "vhdx-overlay" },
+	{ "vhdx-log-open-before-entries", "vhdx-overlay" },
 	{ 0 },
 };

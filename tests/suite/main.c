@@ -25,7 +25,7 @@ struct options {
 	struct td_args_common common;
 	const char *engine, *align, *cluster, *seed, *rounds, *dir, *behaviour, *plugins,
 		*server, *timeout;
-	bool shuffle, overlay, packed, exact, forgets, first, list;
+	bool shuffle, overlay, packed, exact, forgets, logged, first, list;
 };
 
 static const struct td_arg rows[] = {
@@ -44,6 +44,8 @@ static const struct td_arg rows[] = {
 	  "images have exactly the size asked for" },
 	{ "forgets", 'f', NULL, offsetof(struct options, forgets),
 	  "the driver keeps nothing across close" },
+	{ "logged", 'j', NULL, offsetof(struct options, logged),
+	  "the format has a log: a flush need not wait for more" },
 	{ "seed", 'S', "N", offsetof(struct options, seed),
 	  "of what is random; printed otherwise" },
 	{ "rounds", 'n', "N", offsetof(struct options, rounds),
@@ -274,6 +276,7 @@ static void run_set(struct run *run, const struct options *options)
 			.packed = options->packed,
 			.exact = options->exact,
 			.forgets = options->forgets,
+			.logged = options->logged,
 			.seed = number(options->seed, td_now_us() % 1000000000),
 			.rounds = number(options->rounds, 400),
 		},
