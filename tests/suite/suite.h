@@ -36,8 +36,8 @@ struct suite {
 	bool packed;          /* images made by qemu-img, with compressed clusters */
 	bool exact;           /* an image has exactly the size asked for */
 	bool forgets;         /* content ends with close (RAM) */
-	bool logged;          /* tables that a flush has brought to the log may fail to come
-	                         to their places */
+	bool logged;          /* tables come to their places after the flush that has brought
+	                         them to the log has ended */
 	bool shuffle;
 	const char *engine;
 	uint32_t align;       /* of the pretended device; 0: the real one's */
