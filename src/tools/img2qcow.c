@@ -55,7 +55,7 @@ int main(int argc, char **argv)
 	int code;
 
 	tool_begin(&tool, &options, argv);
-	code = tool_start(&tool, &with);
+	code = tool_start(&tool, NULL, &with);
 	if (!code)
 		code = run(&with, &options, argv + 1);
 	tool_end(&with);

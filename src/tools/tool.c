@@ -77,13 +77,13 @@ static void catch_signals(void)
 	signal(SIGPIPE, SIG_IGN);
 }
 
-int tool_start(const struct tool *tool, struct tool_run *run)
+int tool_start(const struct tool *tool, const char *plugins, struct tool_run *run)
 {
 	int err;
 
 	*run = (struct tool_run){ .tool = tool };
 	catch_signals();
-	err = td_registry_new(NULL, &run->registry);
+	err = td_registry_new(plugins, &run->registry);
 	if (!err)
 		err = td_registry_add_all(run->registry, td_builtin_drivers, td_builtin_aliases);
 	if (!err)

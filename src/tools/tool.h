@@ -41,9 +41,9 @@ struct tool_run {
 	struct td_loop *loop;
 	struct td_file_hook *hook;    /* sees what is done to files of disks; NULL: none */
 };
-/* An exit code; it has been said. From here on signals that end a program are only
- * noted: tool_stopped is their number. */
-int tool_start(const struct tool *tool, struct tool_run *run);
+/* An exit code; it has been said. plugins: their folder; NULL: the installed one. From
+ * here on signals that end a program are only noted: tool_stopped is their number. */
+int tool_start(const struct tool *tool, const char *plugins, struct tool_run *run);
 void tool_end(struct tool_run *run); /* of a run that did not start, too */
 extern volatile int tool_stopped;
 

@@ -310,7 +310,7 @@ manual() { # the options of each command's --help are those of its part of the p
 		rebase dd bench; do
 		must "$img" $command --help
 		grep -oE '^  (-., |    )--[a-z-]+' out.txt | grep -oE -- '--.*' |
-			grep -vxE -- '--(json|output|help)' | sort -u >told
+			grep -vxE -- '--(json|output|plugins|help)' | sort -u >told
 		sed -n "/^\.SS $command /,/^\.S[SH]/p" "$here/../../docs/man/tap-img.1" |
 			sed 's/\\-/-/g' | grep -A1 '^\.TP' | grep -oE -- '--[a-z-]+' | sort -u >page
 		cmp told page || fail "$command: $(diff told page)"

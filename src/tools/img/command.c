@@ -40,7 +40,7 @@ static int output(struct img_options *options, const struct tool *tool)
 int img_command_run(const struct img_command *command, char **argv,
 		    struct td_file_hook *hook)
 {
-	AUTO_FREE void *options = calloc(1, command->options_size);
+	AUTO_FREE struct img_options *options = calloc(1, command->options_size);
 	struct tool_run run;
 	int count, code;
 
@@ -50,7 +50,7 @@ int img_command_run(const struct img_command *command, char **argv,
 	code = output(options, &command->tool);
 	if (code)
 		return code;
-	code = tool_start(&command->tool, &run);
+	code = tool_start(&command->tool, options->plugins, &run);
 	run.hook = hook;
 	if (!code)
 		code = command->run(&run, options, argv + 1, count);

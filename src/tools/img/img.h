@@ -12,7 +12,7 @@
 /* All begin so: what every command has. */
 struct img_options {
 	struct td_args_common common;
-	const char *format, *output;
+	const char *format, *output, *plugins;
 	bool json, quiet, progress;
 };
 /* Rows that more than one command has. */
@@ -25,6 +25,7 @@ struct img_options {
 #define IMG_COMMON(type) \
 	{ "json", 0, NULL, offsetof(type, img.json), "answer in JSON" }, \
 	{ "output", 0, "json|human", offsetof(type, img.output), "the same, in other words" }, \
+	{ "plugins", 0, "FOLDER", offsetof(type, img.plugins), "where plug-ins are" }, \
 	{ "help", 'h', NULL, offsetof(type, img.common.help), "print this and end" }, \
 	{ NULL }
 
