@@ -306,6 +306,8 @@ ROWS = {
     "VMDK seSparse": Made("vmdk", "sesparse"),
     "VHD dynamic": Row("vhd"),
     "VHD fixed": Row("vhd", "kind=fixed"),
+    "VHDX dynamic": Row("vhdx"),
+    "VHDX fixed": Row("vhdx", "kind=fixed"),
     "VDI dynamic": Row("vdi"),
     "VDI fixed": Row("vdi", "kind=fixed"),
     "NBD": Served(),
