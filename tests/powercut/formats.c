@@ -44,12 +44,26 @@ const struct format formats[] = {
 	  .qemu = "qcow2", .qemu_checks = true, .states = 2 },
 	{ .name = "qcow2-subclusters-snapshots", .type = "qcow2", .overlay = true, .kills = true,
 	  .make = "qemu-img create -q -f qcow2 -o extended_l2=on,cluster_size=16K -b %b -F raw %f",
-	  .snapshots = true, .qemu = "qcow2", .qemu_checks = true, .states = 1 },
+	  .snapshots = true, .qemu = "qcow2", .qemu_checks = true },
+	/* others' header, which takes more than a sector; names of all lengths */
+	{ .name = "qcow2-rebases", .type = "qcow2", .overlay = true, .kills = true,
+	  .make = "qemu-img create -q -f qcow2 -o cluster_size=4K -b %b -F raw %f",
+	  .rebases = true, .long_names = true, .qemu = "qcow2", .qemu_checks = true },
+	{ .name = "qcow2-lazy-changes", .type = "qcow2", .kills = true,
+	  .make = "qemu-img create -q -f qcow2 -o cluster_size=512,lazy_refcounts=on %f %s",
+	  .grows_to = 4 * MiB, .snapshots = true, .qemu = "qcow2", .qemu_checks = true },
+	/* no dirty bit: for qemu-img's check bits 63 that are missing are errors */
+	{ .name = "qcow2-version-2-snapshots", .type = "qcow2", .kills = true,
+	  .make = "qemu-img create -q -f qcow2 -o cluster_size=4K,compat=0.10 %f %s",
+	  .snapshots = true, .qemu = "qcow2" },
+	{ .name = "qcow2-version-2-grows", .type = "qcow2", .kills = true,
+	  .make = "qemu-img create -q -f qcow2 -o cluster_size=512,compat=0.10 %f %s",
+	  .grows_to = 4 * MiB, .qemu = "qcow2", .qemu_checks = true },
 	/* bitmaps are read, marked, and stored at the end */
 	{ .name = "qcow2-bitmaps", .type = "qcow2", .kills = true,
 	  .make = "qemu-img create -q -f qcow2 -o cluster_size=4K %f %s && "
 		  "qemu-img bitmap --add -g 512 %f one && qemu-img bitmap --add %f two",
-	  .grows_to = 4 * MiB, .qemu = "qcow2", .qemu_checks = true, .states = 1 },
+	  .grows_to = 4 * MiB, .qemu = "qcow2", .qemu_checks = true },
 	/* small clusters: L1 has no room, and moves */
 	{ .name = "qcow2-grows", .type = "qcow2", .cluster = 512, .kills = true,
 	  .grows_to = 4 * MiB, .qemu = "qcow2", .qemu_checks = true, .states = 1 },
@@ -112,6 +126,7 @@ const struct format formats[] = {
 const struct broken broken_rules[] = {
 	{ "qcow2-counts-before-clean", "qcow2-dirty" },
 	{ "qcow2-shown-before-header", "qcow2-grows" },
+	{ "qcow2-flags-before-owners", "qcow2-version-2-snapshots" },
 	{ "format-room-before-entry", "qcow" },
 	{ "format-data-before-entry", "qcow-overlay" },
 	{ "format-stages-in-order", "qcow2-snapshot" },

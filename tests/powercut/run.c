@@ -116,18 +116,21 @@ static void grow(struct run *run, struct rig *rig)
 }
 
 /* Over the same file under another name: content stays as it is. */
-static void rebase(const struct run *run, struct rig *rig)
+static void rebase(const struct run *run, struct rig *rig, struct rnd *rnd)
 {
 	struct td_image *top = td_disk_top(rig->disk);
 	const char *path = run->target.path, *name = strrchr(path, '/') + 1;
 	const char *number = name + strlen("image");
 	bool shuffle = rig->hook.shuffle;
-	char base[400], other[400];
+	char base[400], other[1100], dots[601] = "";
 	struct td_why why = { "" };
 
 	snprintf(base, sizeof(base), "%.*sbase%s", (int)(name - path), path, number);
-	snprintf(other, sizeof(other), "%.*sanother-base%s", (int)(name - path), path, number);
-	require(!link(base, other), "%s: %s", other, strerror(errno));
+	if (run->format->long_names)
+		for (uint64_t n = rnd_below(rnd, 2) ? 300 : rnd_below(rnd, 8); n; n--)
+			strcat(dots, "./");
+	snprintf(other, sizeof(other), "%.*s%sanother-base%s", (int)(name - path), path, dots, number);
+	require(!link(base, other) || errno == EEXIST, "%s: %s", other, strerror(errno));
 	rig->hook.shuffle = false;
 	int err = top->driver->set_backing(top, other, "raw", &why);
 	rig->hook.shuffle = shuffle;
@@ -190,7 +193,7 @@ void run_record(struct run *run, struct rnd *rnd)
 	if (run->format->grows_to && first)
 		grow(run, &rig);
 	if (run->format->rebases && first)
-		rebase(run, &rig);
+		rebase(run, &rig, rnd);
 	if (run->format->snapshots)
 		snapshot(&rig, TD_SNAPSHOT_MAKE, "before");
 	work_do(&work, &rig, run->log, rnd);
@@ -198,8 +201,8 @@ void run_record(struct run *run, struct rnd *rnd)
 		snapshots_after(&rig, rnd);
 	if (run->format->grows_to && !first)
 		grow(run, &rig);
-	if (run->format->rebases && !first)
-		rebase(run, &rig);
+	if (run->format->rebases && (!first || run->format->long_names))
+		rebase(run, &rig, rnd);
 	if (rnd_below(rnd, 2))
 		log_detach(run->log, &rig);
 	rig_over(&rig);

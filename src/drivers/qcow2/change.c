@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Changes of the image as a whole: its size, the name of its backing file. They
- * block; no request is under way. What the header names is durable before the
- * header changes, by one write within a sector where that matters.
+ * Changes of the image as a whole: its size. They block; no request is under way.
+ * What the header names is durable before the header changes, by one write within a
+ * sector. header.c has the name of the backing file.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -296,91 +296,4 @@ int qcow2_resize(struct td_image *img, uint64_t size, struct td_why *why)
 			       (unsigned long long)size, strerror(-err));
 	q->layout.size = img->size = size;
 	return 0;
-}
-
-/* ---- the backing file's name ------------------------------------------------------------- */
-
-/* Copies extensions but for the backing format; returns their length, or 0: no room. */
-static size_t copy_extensions(const char *from, size_t len, char *to, size_t room)
-{
-	size_t pos = 0, out = 0;
-
-	while (pos + 8 <= len) {
-		uint32_t type = from_be32(*(be32 *)(from + pos));
-		uint64_t n = 8 + round_up(from_be32(*(be32 *)(from + pos + 4)), 8);
-
-		if (!type || n > len - pos)
-			break;
-		if (type != QCOW2_EXT_BACKING) {
-			if (out + n > room)
-				return 0;
-			memcpy(to + out, from + pos, n);
-			out += n;
-		}
-		pos += n;
-	}
-	return out + 1; /* never 0 */
-}
-
-static int head_compose(struct qcow2 *q, char *old, char *new, size_t size, const char *backing,
-			const char *format)
-{
-	struct qcow2_header *head = (struct qcow2_header *)new;
-	size_t length = q->layout.version < 3 ? QCOW2_HEAD_V2 :
-						from_be32(((struct qcow2_header *)old)->length);
-	size_t pos = length, end = size, name = backing ? strlen(backing) : 0, out;
-	uint64_t old_name = from_be64(((struct qcow2_header *)old)->backing_at);
-
-	if (old_name >= length && old_name < end)
-		end = old_name;
-	memcpy(new, old, length);
-	if (backing) {
-		size_t n = strlen(format);
-		be32 ext[2] = { to_be32(QCOW2_EXT_BACKING), to_be32(n) };
-
-		if (pos + 16 + round_up(n, 8) + name > size)
-			return -ENAMETOOLONG;
-		memcpy(new + pos, ext, 8);
-		memcpy(new + pos + 8, format, n);
-		pos += 8 + round_up(n, 8);
-	}
-	out = copy_extensions(old + length, end - length, new + pos, size - pos);
-	if (!out || pos + out + 7 + name > size)
-		return -ENAMETOOLONG;
-	pos += out - 1 + 8; /* and the end of extensions */
-	head->backing_at = to_be64(backing ? pos : 0);
-	head->backing_len = to_be32(name);
-	if (backing)
-		memcpy(new + pos, backing, name);
-	return 0;
-}
-
-int qcow2_set_backing(struct td_image *img, const char *backing, const char *format,
-		      struct td_why *why)
-{
-	struct qcow2 *q = img->state;
-	const char *path = td_file_path(q->file);
-	size_t size = min_u64(qcow2_cluster(&q->layout), 64 * KiB);
-	char *old = calloc(1, size), *new = calloc(1, size);
-	int err = old && new ? 0 : -ENOMEM;
-
-	if (format && !strcmp(format, "aio"))
-		format = "raw";
-	if (backing && (!*backing || strlen(backing) > QCOW2_NAME_MAX || !format || !*format ||
-			strlen(format) >= sizeof(q->layout.backing_format)))
-		err = -EINVAL;
-	if (!err)
-		err = td_cache_sync(q->cache);
-	if (!err)
-		err = td_file_read(q->file, old, size, 0);
-	if (!err)
-		err = head_compose(q, old, new, size, backing, format);
-	if (!err)
-		err = qcow2_head_write(q, new, size, 0);
-	if (err)
-		td_fail(why, err, "%s: cannot name %s as its backing file: %s", path,
-			backing ? backing : "none", strerror(-err));
-	free(old);
-	free(new);
-	return err;
 }

@@ -81,7 +81,9 @@ static int copied_flag(struct walk *walk, const char *what, uint64_t number, uin
 	if (!walk->active || walk->recount)
 		return 0;
 	err = stored_get(walk, (entry & QCOW2_HOST) >> walk->q->layout.cluster_bits, &count);
-	if (!err && !!(entry & QCOW2_COPIED) != (count == 1))
+	if (!err && count == 1 && !(entry & QCOW2_COPIED))
+		walk->check->leaks++; /* a write will copy what it need not */
+	else if (!err && entry & QCOW2_COPIED && count != 1)
 		td_check_found(walk->check, "%s %llu is %#llx, but the refcount is %llu", what,
 			       (unsigned long long)number, (unsigned long long)entry,
 			       (unsigned long long)count);
@@ -385,6 +387,8 @@ int qcow2_check(struct td_image *img, struct td_check *check, struct td_why *why
 		err = walk_all(&walk);
 		if (!err && !walk.recount)
 			err = compare(&walk);
+		if (!err && check->repair && check->corruptions == check->corruptions_fixed)
+			err = qcow2_flags_come(q, &check->leaks_fixed);
 		if (!err && check->repair == TD_REPAIR_ALL)
 			err = qcow2_flags_mend(q, &check->corruptions_fixed);
 		if (!err && check->repair)

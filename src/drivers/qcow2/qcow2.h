@@ -9,7 +9,8 @@
  *   table.c   a longer refcount table; a copy of a table that a snapshot shares
  *   packed.c  compressed clusters     create.c, check.c
  *   reuse.c   what was free already
- *   snapshot.c  snapshots within      change.c  another size, another backing file
+ *   snapshot.c  snapshots within      change.c  another size
+ *   header.c  another backing file
  *   bitmaps.c   persistent bitmaps
  */
 #ifndef QCOW2_H
@@ -151,8 +152,10 @@ struct qcow2_create_options {
 extern const struct td_option qcow2_create_options[];
 int qcow2_create(const struct td_create *make, struct td_why *why);
 int qcow2_check(struct td_image *img, struct td_check *check, struct td_why *why);
-/* For TD_REPAIR: bits 63 of the image's own tables become as the refcounts have it. */
+/* Bits 63 of the image's own tables become as the refcounts have it; or those that are
+ * missing come, which costs nobody anything. */
 int qcow2_flags_mend(struct qcow2 *q, uint64_t *changed);
+int qcow2_flags_come(struct qcow2 *q, uint64_t *changed);
 
 /* snapshot.c */
 struct qcow2_snapshot {
@@ -176,6 +179,7 @@ int qcow2_head_write(struct qcow2 *q, const void *part, size_t len, size_t at);
 /* A copy of an L1 table, with entries for count, in clusters of its own. */
 int qcow2_l1_copy(struct qcow2 *q, uint64_t from, uint64_t has, uint64_t count, uint64_t *at);
 int qcow2_resize(struct td_image *img, uint64_t size, struct td_why *why);
+/* header.c: blocking */
 int qcow2_set_backing(struct td_image *img, const char *backing, const char *format,
 		      struct td_why *why);
 

@@ -3,20 +3,23 @@
  * Snapshots within an image: rows of a table that name L1 tables. What they show is
  * shared with the image until one of the two changes it, which refcounts tell.
  *
- *   make    one owner more of all; bits 63 go; a copy of L1; a longer table
+ *   make    bits 63 go; one owner more of all; a copy of L1; a longer table
  *   apply   one owner more of all that the snapshot shows; a copy of its L1; the
  *           header names it; one owner less of what the image showed
  *   delete  a shorter table; one owner less of all; bits 63 come back
  *
  * All of it blocks: no request is under way. The header changes by one write, after
  * all that it shows is durable, and before anything loses an owner: a cut leaves
- * the old or the new, and leaked clusters at most.
+ * the old or the new, and leaked clusters at most. Bits 63 go before there are more
+ * owners, and come after there are fewer: what has two never looks like one's own. One
+ * that is missing costs a copy.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "base/rule.h"
 #include "drivers/qcow2/qcow2.h"
 
 #define ROW_HEAD 40
@@ -200,7 +203,11 @@ static int add_all(struct qcow2 *q, uint64_t l1_at, uint64_t l1_count, int by)
 
 /* ---- bits 63 --------------------------------------------------------------------------- */
 
-static int mend_entry(struct qcow2 *q, uint64_t at, unsigned stage, uint64_t *changed)
+/* They become as refcounts have it, or go. */
+enum flags_are { FLAGS_GO, FLAGS_COME, FLAGS_MENDED };
+
+static int mend_entry(struct qcow2 *q, uint64_t at, unsigned stage, enum flags_are how,
+		      uint64_t *changed)
 {
 	struct td_park nobody = { 0 };
 	uint64_t entry, left = 0;
@@ -210,7 +217,10 @@ static int mend_entry(struct qcow2 *q, uint64_t at, unsigned stage, uint64_t *ch
 	entry = err ? 0 : from_be64(*(be64 *)place);
 	if (err || entry & QCOW2_PACKED || !qcow2_place_fits(q, entry & QCOW2_HOST))
 		return err;
-	err = qcow2_ref_add(q, &nobody, entry & QCOW2_HOST, 0, &left);
+	if (how == FLAGS_COME && entry & QCOW2_COPIED)
+		return 0;
+	if (how != FLAGS_GO)
+		err = qcow2_ref_add(q, &nobody, entry & QCOW2_HOST, 0, &left);
 	if (err || !!(entry & QCOW2_COPIED) == (left == 1))
 		return err;
 	err = td_cache_room(q->cache, &nobody);
@@ -224,7 +234,7 @@ static int mend_entry(struct qcow2 *q, uint64_t at, unsigned stage, uint64_t *ch
 	return 0;
 }
 
-int qcow2_flags_mend(struct qcow2 *q, uint64_t *changed)
+static int each_flag(struct qcow2 *q, enum flags_are how, uint64_t *changed)
 {
 	uint64_t cluster = qcow2_cluster(&q->layout), step = 1 << qcow2_entry_bits(&q->layout);
 	int err = 0;
@@ -238,11 +248,35 @@ int qcow2_flags_mend(struct qcow2 *q, uint64_t *changed)
 		if (!table || !qcow2_place_fits(q, table))
 			continue;
 		for (uint64_t pos = 0; pos < cluster && !err; pos += step)
-			err = mend_entry(q, table + pos, QCOW2_L2, changed);
+			err = mend_entry(q, table + pos, QCOW2_L2, how, changed);
 		if (!err)
-			err = mend_entry(q, at, QCOW2_L1, changed);
+			err = mend_entry(q, at, QCOW2_L1, how, changed);
 	}
 	return err;
+}
+
+int qcow2_flags_mend(struct qcow2 *q, uint64_t *changed)
+{
+	return each_flag(q, FLAGS_MENDED, changed);
+}
+
+/* Durably, before anything that they speak of has another owner. */
+static int flags_go(struct qcow2 *q)
+{
+	uint64_t changed = 0;
+	int err = each_flag(q, FLAGS_GO, &changed);
+
+	if (err || !td_rule("qcow2-flags-before-owners"))
+		return err;
+	return td_cache_sync(q->cache);
+}
+
+/* Those that are missing, once it is durable that they are true. */
+int qcow2_flags_come(struct qcow2 *q, uint64_t *changed)
+{
+	int err = td_cache_sync(q->cache);
+
+	return err ? err : each_flag(q, FLAGS_COME, changed);
 }
 
 /* ---- another table ------------------------------------------------------------------------ */
@@ -338,7 +372,7 @@ static int make(struct qcow2 *q, const char *name, struct td_why *why)
 	struct row_head head = { 0 };
 	char row[ROW_HEAD + EXTRA + 32 + 256] = { 0 }, id[32];
 	be64 extra[2] = { to_be64(0), to_be64(layout->size) };
-	uint64_t at, changed = 0;
+	uint64_t at;
 	int err = each_row(q, search_row, &search, NULL, why);
 
 	if (err)
@@ -350,9 +384,9 @@ static int make(struct qcow2 *q, const char *name, struct td_why *why)
 	if (!err)
 		err = mark(q, true);
 	if (!err)
-		err = add_all(q, layout->l1_at, layout->l1_count, 1);
+		err = flags_go(q);
 	if (!err)
-		err = qcow2_flags_mend(q, &changed);
+		err = add_all(q, layout->l1_at, layout->l1_count, 1);
 	if (!err)
 		err = qcow2_l1_copy(q, layout->l1_at, layout->l1_count, layout->l1_count, &at);
 	if (err)
@@ -395,7 +429,7 @@ static int delete(struct qcow2 *q, const char *name, struct td_why *why)
 		err = add_all(q, row.l1_at, row.l1_count, -1);
 	if (!err) {
 		qcow2_give_run(q, row.l1_at, row.l1_count * 8);
-		err = qcow2_flags_mend(q, &changed);
+		err = qcow2_flags_come(q, &changed);
 	}
 	return err ? td_fail(why, err, "%s: cannot delete its snapshot '%s': %s", path, name,
 			     strerror(-err)) : 0;
@@ -434,7 +468,7 @@ static int apply(struct qcow2 *q, const char *name, struct td_why *why)
 	}
 	if (!err) {
 		qcow2_give_run(q, old_at, layout->l1_count * 8);
-		err = qcow2_flags_mend(q, &changed);
+		err = qcow2_flags_come(q, &changed);
 	}
 	return err ? td_fail(why, err, "%s: cannot apply its snapshot '%s': %s", path, name,
 			     strerror(-err)) : 0;
