@@ -136,7 +136,8 @@ static void grow_ended(struct td_work *work, int err)
 
 static void grow(struct td_space *space, uint64_t need)
 {
-	space->growing = space->at_work = true;
+	space->growing = true;
+	space->at_work = true;
 	space->need = need;
 	space->target = round_up(need + space->step, 4096);
 	if (space->device)

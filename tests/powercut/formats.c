@@ -19,6 +19,9 @@ const struct format formats[] = {
 	  .qemu = "qcow", .states = 1 },
 	{ .name = "qcow-overlay-many-tables", .type = "qcow", .cluster = 512,
 	  .overlay = true, .kills = true, .qemu = "qcow", .states = 1 },
+	/* L1 moves */
+	{ .name = "qcow-grows", .type = "qcow", .cluster = 512, .kills = true,
+	  .grows_to = 4 * MiB, .qemu = "qcow", .states = 1 },
 	{ .name = "qcow2", .type = "qcow2", .kills = true, .qemu = "qcow2", .qemu_checks = true,
 	  .states = 2 },
 	{ .name = "qcow2-overlay", .type = "qcow2", .overlay = true, .kills = true,
@@ -124,6 +127,7 @@ const struct format formats[] = {
 };
 
 const struct broken broken_rules[] = {
+	{ "qcow-l1-before-header", "qcow-grows" },
 	{ "qcow2-counts-before-clean", "qcow2-dirty" },
 	{ "qcow2-shown-before-header", "qcow2-grows" },
 	{ "qcow2-flags-before-owners", "qcow2-version-2-snapshots" },

@@ -140,6 +140,47 @@ ours-compressed() {
 	done
 }
 
+resized() {
+	[ -n "${TAP_IMG:-}" ] || skip "no tap-img"
+	content
+	for kind in cluster_bits=9 "xen=16le l1=le premapped=1"; do
+		cp raw model
+		must $make a.qcow raw $kind
+		# into its last cluster and table; L1 becomes longer; smaller; larger again
+		for size in 7M 60M 3000K 20M; do
+			must "$TAP_IMG" resize -q --shrink -f qcow a.qcow $size
+			truncate -s $size model
+			must "$QCOW2RAW" -q -f got a.qcow
+			cmp got model || fail "$kind: $size is read wrong"
+			timeout 120 "$QCOW_RANDOM" qcow:a.qcow model seed=8 ops=100 >out.txt 2>&1 ||
+				fail "$kind, $size: $(cat out.txt)"
+			must "$QCOW_CHECK" a.qcow
+			case $kind in *l1=le*) ;; *) same a.qcow model ;; esac
+		done
+	done
+}
+
+resized-overlay() {
+	[ -n "${TAP_IMG:-}" ] || skip "no tap-img"
+	content
+	cp raw base
+	must "$QCOW_CREATE" -q 0 a.qcow base
+	cp base model
+	refuses 'size of its backing file' "$TAP_IMG" resize -q -f qcow a.qcow 9M
+	must "$TAP_IMG" resize -q qcow:a.qcow,resized=on 9M
+	truncate -s 9M model
+	same a.qcow model
+	must "$TAP_IMG" resize -q --shrink qcow:a.qcow,resized=on 4M
+	truncate -s 4M model
+	same a.qcow model
+	refuses 'would be seen' "$TAP_IMG" resize -q qcow:a.qcow,resized=on 9M
+	same a.qcow model
+	refuses 'too large for qcow' "$TAP_IMG" resize -q qcow:a.qcow,resized=on 100000T
+	must $make b.qcow raw packed=1 cluster_bits=16
+	must "$TAP_IMG" resize -q --shrink -f qcow b.qcow 4000K
+	refuses 'compressed' "$TAP_IMG" resize -q -f qcow b.qcow 9M
+}
+
 ours-by-libqcow() {
 	need qcowinfo qcowmount
 	[ -c /dev/fuse ] || skip "no /dev/fuse"

@@ -173,4 +173,5 @@ const struct td_driver qcow_driver = {
 	.info = qcow_info,
 	.looks_like = qcow_looks_like,
 	.measure = qcow_measure,
+	.resize = qcow_resize,
 };

@@ -5,7 +5,7 @@
  *   qcow.c    open, close, info       layout.c  the header
  *   map.c     L1 and L2: what lies where, and changes of it
  *   l1.c      what must be known of L1 before it is used
- *   packed.c  compressed clusters     create.c, check.c
+ *   packed.c  compressed clusters     create.c, check.c, resize.c
  */
 #ifndef QCOW_H
 #define QCOW_H
@@ -75,6 +75,7 @@ int qcow_place_packed(struct td_image *img, struct td_park *park, uint64_t len, 
 
 int qcow_create(const struct td_create *make, struct td_why *why);
 int qcow_measure(const struct td_create *make, struct td_measure *out, struct td_why *why);
+int qcow_resize(struct td_image *img, uint64_t size, struct td_why *why);
 int qcow_check(struct td_image *img, struct td_check *check, struct td_why *why);
 
 #endif
