@@ -68,9 +68,12 @@ class Server:
         self.process.stderr.close()
 
 
+FORMATS = ("raw", "qcow", "qcow2", "vmdk", "vhd", "vdi")
+
+
 class Tapdisk:
     name = "tapdisk"
-    formats = ("raw", "qcow")
+    formats = FORMATS
 
     def __init__(self, build, engine=None):
         self.program = os.path.join(build, "src/tapdisk/tapdisk")
@@ -80,13 +83,15 @@ class Tapdisk:
         return os.path.exists(self.program)
 
     def command(self, image, form, path, place):
+        form, comma, options = form.partition(",")
         driver = "aio" if form == "raw" else form
-        return [self.program, "--disk", "%s:%s" % (driver, image.replace(",", "\\,")),
+        return [self.program, "--disk",
+                "%s:%s%s" % (driver, image.replace(",", "\\,"), comma + options),
                 "--nbd", "unix:" + path, *self.options]
 
 
 class QemuNbd:
-    formats = ("raw", "qcow")
+    formats = FORMATS
 
     def __init__(self, aio):
         self.aio = aio
@@ -96,7 +101,8 @@ class QemuNbd:
         return shutil.which("qemu-nbd")
 
     def command(self, image, form, path, place):
-        return ["qemu-nbd", "--persistent", "--format", form, "--cache=none",
+        return ["qemu-nbd", "--persistent", "--format",
+                "vpc" if form == "vhd" else form, "--cache=none",
                 "--aio=" + self.aio, "--socket", path, image]
 
 
@@ -131,9 +137,13 @@ def fio(target, work, seconds, size, extra=()):
                "--bs=%d" % work["bs"], "--iodepth=%d" % work["depth"],
                "--size=%d" % size, "--runtime=%dms" % (seconds * 1000), "--randrepeat=0",
                *target, *extra]
+    warm = work.get("warm_s", 0)
+    if warm:
+        command += ["--ramp_time=%d" % warm, "--norandommap",
+                    "--random_generator=tausworthe64"]
     if not work.get("first"): # first writes end when every block has been written
         command.append("--time_based")
-    limit = seconds * 5 + 15
+    limit = seconds * 5 + 15 + warm
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               timeout=limit, text=True)
