@@ -323,6 +323,7 @@ static int compare(struct walk *walk)
 			continue;
 		err = write_count(walk, i);
 		*(stored < count ? &check->corruptions_fixed : &check->leaks_fixed) += !err;
+		err = err == -EBADMSG ? 0 : err; /* stays as it is */
 		walk->block_index = UINT64_MAX;
 	}
 	return err;
@@ -424,6 +425,16 @@ static int block_for(struct qcow2 *q, uint64_t index)
 	return 0;
 }
 
+/* What a damaged table names may be anything, and somebody else's. */
+static bool is_block(const struct walk *walk, uint64_t at)
+{
+	uint64_t cluster = at >> walk->q->layout.cluster_bits;
+
+	return qcow2_place_fits(walk->q, at) &&
+	       (cluster >= walk->clusters || walk->count[cluster] <= 1);
+}
+
+/* -EBADMSG: there is no place for it. */
 static int write_count(struct walk *walk, uint64_t cluster)
 {
 	struct qcow2 *q = walk->q;
@@ -435,6 +446,8 @@ static int write_count(struct walk *walk, uint64_t cluster)
 
 	if (order < 4 && count >> (1 << order))
 		return -EOVERFLOW;
+	if (cluster >> bits >= q->layout.table_clusters << (q->layout.cluster_bits - 3))
+		return -EBADMSG;
 	err = block_for(q, cluster >> bits);
 	if (!err)
 		err = td_cache_get(q->cache, q->layout.table_at + (cluster >> bits) * 8, &nobody,
@@ -442,6 +455,8 @@ static int write_count(struct walk *walk, uint64_t cluster)
 	if (err)
 		return err;
 	at = from_be64(*(be64 *)page);
+	if (!is_block(walk, at))
+		return -EBADMSG;
 	bit = (cluster & ((1ull << bits) - 1)) << order;
 	err = td_cache_room(q->cache, &nobody);
 	if (!err)
