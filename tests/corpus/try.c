@@ -2,8 +2,8 @@
 /*
  * corpus-try TYPE FILE...: each image in a process of its own. It is refused, with
  * one line that names it, or a file beside it; or it opens: then it is checked and
- * read, which changes nothing, and written. Lines about it name it, too. Time and
- * memory are bounded.
+ * read, which changes nothing, repaired where it is damaged, and written. Lines about
+ * it name it, too. Time and memory are bounded.
  *
  * Says "FILE refused|damaged|good MS KIB" for each on stdout; damaged: its check finds
  * something, or a read fails. What must not happen is told on stderr, and the end
@@ -118,6 +118,24 @@ static enum verdict look(const char *spec)
 	return good ? GOOD : DAMAGED;
 }
 
+static void repair(const char *spec)
+{
+	struct td_disk_options options = { .repair = true };
+	struct td_disk *disk;
+	struct td_image *top;
+	struct td_why why;
+
+	if (td_disk_open(fuzz_rig()->loop, fuzz_rig()->registry, spec, &options, &disk, &why))
+		return;
+	top = td_disk_top(disk);
+	if (top->driver->repairs && !td_disk_read_only(disk)) {
+		struct td_check check = { .repair = top->driver->repairs };
+
+		top->driver->check(top, &check, &why);
+	}
+	td_disk_close(disk);
+}
+
 static void change(const char *spec)
 {
 	struct td_disk *disk = disk_open(spec, false);
@@ -160,6 +178,8 @@ static void child(const char *type, const char *path)
 	demand(sum_of(path) == before);
 	if (verdict != REFUSED) {
 		fputs("\n", stderr); /* an empty line: now it is written */
+		if (verdict == DAMAGED)
+			repair(spec);
 		change(spec);
 	}
 	exit(verdict);
