@@ -29,6 +29,14 @@ NAMES = {"block": ("3767a1ca36fa434db3b633f0aa44e76b", 0, 4),
          "physical": ("c748a3cd5d4471449cc9e9885251c556", 0, 4)}
 
 
+def times(columns, bits):
+    out = 0
+    for i, column in enumerate(columns):
+        if bits >> i & 1:
+            out ^= column
+    return out
+
+
 def crc32c(data):
     if not hasattr(crc32c, "table"):
         crc32c.table = []
@@ -36,9 +44,16 @@ def crc32c(data):
             for _ in range(8):
                 n = n >> 1 ^ (0x82f63b78 if n & 1 else 0)
             crc32c.table.append(n)
-    crc = 0xffffffff
-    for byte in data:
+    crc, zeroes = 0xffffffff, len(data) - len(data.rstrip(b"\0"))
+    for byte in data[:len(data) - zeroes]:
         crc = crc >> 8 ^ crc32c.table[(crc ^ byte) & 255]
+    # many zeroes: what one does to each bit of the sum, then two, four ...
+    step = [bit >> 8 ^ crc32c.table[bit & 255] for bit in (1 << i for i in range(32))]
+    while zeroes:
+        if zeroes & 1:
+            crc = times(step, crc)
+        step = [times(step, column) for column in step]
+        zeroes >>= 1
     return crc ^ 0xffffffff
 
 
@@ -131,7 +146,7 @@ def log(image, words):
         put += 4096
     seal(entry)
     if torn is not None:
-        entry[4096 * torn + 100:4096 * torn + 512] = bytes(412)
+        entry[4096 * torn + 40:4096 * torn + 512] = bytes(472)
     image.write(at, entry)
     for where in HEADERS:
         image.change(where, 4096, 48, guid)
