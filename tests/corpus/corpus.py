@@ -16,7 +16,7 @@ def write(path, data):
     with open(path, "wb") as f:
         for at in range(0, len(data), 4096):
             part = data[at:at + 4096]
-            if any(part):
+            if part.count(0) < len(part):
                 f.seek(at)
                 f.write(part)
         f.truncate(len(data))

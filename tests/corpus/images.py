@@ -200,6 +200,69 @@ def vhd(make):
     yield from loops(image, over)
 
 
+# ---- VHDX ---------------------------------------------------------------------------
+
+def crc32c(data, table=[]):
+    for n in range(len(table), 256):
+        for _ in range(8):
+            n = n >> 1 ^ (0x82f63b78 if n & 1 else 0)
+        table.append(n)
+    crc, zeroes = 0xffffffff, len(data) - len(data.rstrip(b"\0"))
+    for byte in data[:len(data) - zeroes]:
+        crc = crc >> 8 ^ table[(crc ^ byte) & 255]
+    # what a zero does to each bit of the sum, then two, four ...
+    step = [bit >> 8 ^ table[bit & 255] for bit in (1 << i for i in range(32))]
+
+    def times(bits):
+        out = 0
+        for i in range(32):
+            out ^= step[i] if bits >> i & 1 else 0
+        return out
+    while zeroes:
+        crc = times(crc) if zeroes & 1 else crc
+        step = [times(column) for column in step]
+        zeroes >>= 1
+    return crc ^ 0xffffffff
+
+
+def vhdx_seal(image, which=("head", "regi")):
+    for at, length, kind in ((64 * K, 4 * K, "head"), (128 * K, 4 * K, "head"),
+                             (192 * K, 64 * K, "regi"), (256 * K, 64 * K, "regi")):
+        if kind in which:
+            image.put(at + 4, 4, 0)
+            image.put(at + 4, 4, crc32c(bytes(image.data[at:at + length])))
+    return image
+
+
+def vhdx(make):
+    image = Image(make("vhdx", "cluster_size=1M"), "little")
+    mib = 1024 * K
+    # one header and one region table: both would have to be changed alike
+    for at in (64 * K, 256 * K):
+        image.put(at, 4, 0)
+    metadata, bat = 2 * mib, 3 * mib
+    yield "good", image, "good"
+    yield from cuts(image, (0, 64 * K, 128 * K, 192 * K, 256 * K, mib, metadata, metadata + 64 * K,
+                            bat, bat + 4096, 4 * mib, len(image.data) - 1))
+    head, regions, item = 128 * K, 192 * K, metadata + 64 * K
+    yield from fields(image, (
+        (head, 4, "header"), (head + 8, 8, "sequence"), (head + 64, 2, "log-version"),
+        (head + 66, 2, "version"), (head + 68, 4, "log-length"), (head + 72, 8, "log")),
+        lambda i: vhdx_seal(i, ("head",)))
+    yield from fields(image, (
+        (regions, 4, "regions"), (regions + 8, 4, "region-count"), (regions + 32, 8, "bat"),
+        (regions + 40, 4, "bat-length"), (regions + 64, 8, "metadata"),
+        (regions + 72, 4, "metadata-length")), lambda i: vhdx_seal(i, ("regi",)))
+    yield from fields(image, (
+        (metadata, 4, "metadata-magic"), (metadata + 10, 2, "items"), (metadata + 48, 4, "item"),
+        (metadata + 52, 4, "item-length"), (item, 4, "block"), (item + 4, 4, "flags"),
+        (item + 8, 8, "size"), (item + 16, 4, "sector"), (bat, 8, "entry")))
+    yield "block-on-a-table", image.copy().put(bat, 8, bat + 6), "damaged"
+    yield "block-past-the-end", image.copy().put(bat, 8, (1 << 50) + 6), "damaged"
+    yield "block-in-parts", image.copy().put(bat, 8, image.get(bat, 8) | 7), "damaged"
+    yield "log-without-entries", vhdx_seal(image.copy().put(head + 48, 8, 1), ("head",)), "good"
+
+
 # ---- VDI ----------------------------------------------------------------------------
 
 def vdi(make):
@@ -288,4 +351,4 @@ def loops(image, over):
         yield name, over(image.copy(), below), "refused"
 
 
-FORMATS = {"qcow": qcow, "qcow2": qcow2, "vhd": vhd, "vdi": vdi, "vmdk": vmdk}
+FORMATS = {"qcow": qcow, "qcow2": qcow2, "vhd": vhd, "vhdx": vhdx, "vdi": vdi, "vmdk": vmdk}

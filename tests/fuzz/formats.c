@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "base/num.h"
+#include "drivers/vhdx/crc32c.h"
 #include "image.h"
 #include "sparse.h"
 
@@ -33,6 +34,40 @@ static void vhd_seal(int fd, uint64_t size)
 		vhd_sum(fd, size - 512, 512, 64, "conectix");
 }
 
+/* Of VHDX: CRC-32C over a structure, in its second word. That of a region table is over
+ * 64 KiB, zeroes mostly; entries of the log are few. */
+static void vhdx_sum(int fd, uint64_t at, size_t len, const char *signature)
+{
+	static uint8_t data[1 << 20];
+
+	if (len > sizeof(data) || len < 8 || pread(fd, data, len, at) != (ssize_t)len ||
+	    memcmp(data, signature, 4))
+		return;
+	memset(data + 4, 0, 4);
+	uint32_t sum = htole32(crc32c(0, data, len));
+	demand(pwrite(fd, &sum, 4, at + 4) == 4);
+}
+
+static void vhdx_seal(int fd, uint64_t size)
+{
+	uint8_t head[12], header[80];
+	uint64_t log;
+
+	for (unsigned i = 1; i <= 2; i++) {
+		vhdx_sum(fd, i * 64 * KiB, 4 * KiB, "head");
+		vhdx_sum(fd, (i + 2) * 64 * KiB, 64 * KiB, "regi");
+		if (pread(fd, header, sizeof(header), i * 64 * KiB) != sizeof(header))
+			continue;
+		memcpy(&log, header + 72, sizeof(log));
+		for (unsigned half = 0; half < 2; half++) {
+			uint64_t at = le64toh(log) + half * 512 * KiB;
+
+			if (at < size && pread(fd, head, sizeof(head), at) == sizeof(head))
+				vhdx_sum(fd, at, head[8] | head[9] << 8 | head[10] << 16, "loge");
+		}
+	}
+}
+
 /* ---- rows ------------------------------------------------------------------------ */
 
 /* A cluster of 1: the format's default. */
@@ -60,6 +95,13 @@ static const struct fuzz_image vhd_images[] = {
 	{ .cluster = 4096, .overlay = true },
 	{ .cluster = 1, .create = "kind=fixed" },
 	{ .cluster = 4096, .how = SPARSE_REPAIR },
+	{ 0 },
+};
+
+static const struct fuzz_image vhdx_images[] = {
+	{ .cluster = 1 << 20 },
+	{ .cluster = 1 << 20, .overlay = true, .create = "log=1M" },
+	{ .cluster = 1 << 20, .create = "kind=fixed,sector=4096" },
 	{ 0 },
 };
 
@@ -97,5 +139,7 @@ const struct fuzz_format fuzz_formats[] = {
 		  "RDONLY 4 FLAT \"base\" 8\nRW 8 SPARSE \"base\"\nRW 8 VMFS \"base\"\n"
 		  "# The Disk Data Base\nddb.adapterType = \"ide\"\n"
 		  "ddb.geometry.cylinders = \"4\"\n" },
+	{ .type = "vhdx", .seal = vhdx_seal, .images = vhdx_images,
+	  .options = { "", ",backing-format=raw", ",cache=64K" } },
 	{ 0 },
 };

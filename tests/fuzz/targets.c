@@ -20,9 +20,10 @@ IMAGE("vhd", 2);
 IMAGE("vdi", 3);
 IMAGE("vmdk", 4);
 IMAGE("vmdk-text", 5);
+IMAGE("vhdx", 6);
 
 const struct fuzz_target *const fuzz_targets[] = {
-	&image_0, &image_1, &image_2, &image_3, &image_4, &image_5,
+	&image_0, &image_1, &image_2, &image_3, &image_4, &image_5, &image_6,
 	&fuzz_survivor, &fuzz_spec, &fuzz_nbd, &fuzz_ring,
 #ifdef HAVE_CONTROL
 	&fuzz_rpc,
