@@ -135,16 +135,6 @@ cycles() {
 	refuses 'self.qcow: .*(chain|lock|in use|comes back)' "$QCOW_CHECK" self.qcow
 }
 
-devices() {
-	[ "$(id -u)" = 0 ] || skip "not root: no loop devices"
-	need losetup
-	images
-	truncate -s 8M good.qcow
-	dev=$(losetup -f --show good.qcow 2>/dev/null) || skip "no loop devices"
-	cleanup() { losetup -d "$dev"; }
-	refuses "$dev: a qcow image inside a block device" "$QCOW_CHECK" "$dev"
-}
-
 # Each wrong entry: an error for the sectors behind it, one line, and no more.
 tables() {
 	images

@@ -140,6 +140,37 @@ ours-compressed() {
 	done
 }
 
+# Room on a device begins behind the image, and holds what somebody left.
+device() {
+	[ "$(id -u)" = 0 ] || skip "not root: no loop devices"
+	need losetup
+	content
+	for kind in cluster_bits=12 "cluster_bits=9 packed=1"; do
+		must $make a.qcow raw $kind
+		cp raw model
+		{ cat a.qcow; head -c 20M /dev/urandom; } >disk
+		dev=$(losetup -f --show disk 2>/dev/null) || skip "no loop devices"
+		cleanup() { losetup -d "$dev" 2>/dev/null; }
+		must "$QCOW2RAW" -q -f got "$dev"
+		cmp got raw || fail "$kind is read wrong"
+		timeout 120 "$QCOW_RANDOM" "qcow:$dev" model seed=9 ops=600 >out.txt 2>&1 ||
+			fail "$kind: $(cat out.txt)"
+		same "$dev" model
+		losetup -d "$dev"
+	done
+	# no room at all: what is there can be written, and nothing else
+	head -c 4M /dev/zero >raw
+	head -c 64K /dev/urandom | dd of=raw bs=64K seek=3 conv=notrunc status=none
+	must $make a.qcow raw
+	cp raw model
+	cp a.qcow disk
+	dev=$(losetup -f --show disk)
+	timeout 60 "$QCOW_RANDOM" "qcow:$dev" model seed=5 ops=200 full=1 reopen=0 >out.txt 2>&1 ||
+		fail "$(cat out.txt)"
+	grep -q 'failed for want of space: [1-9]' out.txt || fail "it was never full"
+	same "$dev" model
+}
+
 resized() {
 	[ -n "${TAP_IMG:-}" ] || skip "no tap-img"
 	content

@@ -161,6 +161,10 @@ static void count_leaks(struct walk *walk)
 	uint64_t blocks = walk->size >> walk->block_bits, lost = 0;
 	unsigned shift = walk->qcow->layout.cluster_bits - walk->block_bits;
 
+	if (td_file_is_device(walk->qcow->file)) /* goes on behind the image */
+		while (blocks && !bit_test(walk->owned, blocks - 1) &&
+		       !bit_test(walk->packed, blocks - 1))
+			blocks--;
 	for (uint64_t i = 0; i < blocks; i++)
 		if (!bit_test(walk->owned, i) && !bit_test(walk->packed, i))
 			lost++;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What must be known of the L1 table before it is used. It is walked once, at open;
- * later its entries are read through the cache like all others.
+ * What must be known of the tables before they are used. L1 is walked at open; later
+ * its entries are read through the cache like all others.
  *
  * Its byte order: first versions of the tools of 2006 wrote entries in the order of
  * their machine and said so nowhere. The entries tell: read the right way, every one
@@ -113,4 +113,60 @@ int qcow_l1_open(struct qcow *qcow, struct td_why *why)
 
 	qcow->page = qcow_page(layout);
 	return err ? err : walk(qcow, look_at_place, NULL, why);
+}
+
+/* ---- what is used ---------------------------------------------------------------- */
+
+struct used {
+	uint64_t end;
+	be64 *table;
+};
+
+/* A place that cannot be is not used. */
+static void add_used(struct qcow *qcow, struct used *used, uint64_t at, uint64_t len)
+{
+	uint64_t size = td_file_size(qcow->file);
+
+	if (at < size)
+		used->end = max_u64(used->end, at + min_u64(len, size - at));
+}
+
+static int look_at_table(struct qcow *qcow, uint64_t index, uint64_t value, void *arg)
+{
+	const struct qcow_layout *layout = &qcow->layout;
+	uint64_t at = qcow_l1_value(qcow, to_be64(value)), bytes = qcow_l2_bytes(layout);
+	struct used *used = arg;
+	int err;
+
+	if (qcow_l1_is_bad(qcow, index))
+		return 0;
+	add_used(qcow, used, at, bytes);
+	err = td_file_read(qcow->file, used->table, bytes, at);
+	for (uint64_t i = 0; i < bytes / 8 && !err; i++) {
+		uint64_t entry = from_be64(used->table[i]);
+
+		if (entry & QCOW_PACKED)
+			add_used(qcow, used, qcow_packed_at(layout, entry),
+				 qcow_packed_len(layout, entry));
+		else if (entry)
+			add_used(qcow, used, entry, qcow_cluster(layout));
+	}
+	return err;
+}
+
+int qcow_used_end(struct qcow *qcow, uint64_t *end, struct td_why *why)
+{
+	const struct qcow_layout *layout = &qcow->layout;
+	struct used used = { .end = max_u64(layout->head_end, layout->name_end) };
+	int err;
+
+	*end = td_file_size(qcow->file);
+	if (!td_file_is_device(qcow->file))
+		return 0;
+	add_used(qcow, &used, layout->l1_at, layout->l1_count * 8);
+	used.table = malloc(qcow_l2_bytes(layout));
+	err = used.table ? walk(qcow, look_at_table, &used, why) : -ENOMEM;
+	free(used.table);
+	*end = used.end;
+	return err;
 }

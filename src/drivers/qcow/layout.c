@@ -100,6 +100,7 @@ static int read_backing(struct td_file *file, const struct qcow_header *head,
 		return td_fail(why, err, "%s: cannot read the backing file name", path);
 	if (memchr(out->backing, 0, len))
 		return td_fail(why, -EINVAL, "%s: qcow backing file name contains a NUL", path);
+	out->name_end = end;
 	if (at <= 4096) /* else it is far from the head, and takes clusters */
 		out->head_end = max_u64(out->head_end, end);
 	return 0;

@@ -48,6 +48,7 @@ struct qcow_layout {
 	unsigned cluster_bits; /* 9..16 */
 	unsigned l2_bits;      /* log2 of a table's entries, 6..13 */
 	uint64_t head_end;     /* header, extension and backing name */
+	uint64_t name_end;     /* of the backing name; 0: none. It may lie elsewhere */
 	uint64_t l1_at;
 	uint64_t l1_count;
 	unsigned xen_len;      /* of the extension of 2006: 0, 12 or 16 */

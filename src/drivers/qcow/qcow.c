@@ -32,10 +32,6 @@ static int open_file(struct qcow *qcow, struct td_why *why)
 
 	if (err)
 		return err;
-	if (td_file_is_device(qcow->file))
-		return td_fail(why, -ENOTSUP, "%s: a qcow image inside a block device is not "
-			       "supported: what lies past its end is not known to be zeroes",
-			       td_file_path(qcow->file));
 	err = qcow_layout_read(qcow->file, &qcow->layout, why);
 	return err ? err : qcow_l1_open(qcow, why);
 }
@@ -47,13 +43,15 @@ static int open_map(struct qcow *qcow, struct td_why *why)
 					 .shows = QCOW_TABLES };
 	struct td_map_config config = { .file = qcow->file, .ops = &ops, .unit = cluster,
 					.grain = cluster };
-	/* a last cluster that the file has in part is its owner's whole */
-	uint64_t end = round_up(td_file_size(qcow->file), max_u64(cluster, 4096));
+	uint64_t end;
 	int err = td_cache_new(qcow->img, qcow->file, &cache, &qcow->cache, why);
 
 	if (!err && !qcow->img->read_only)
-		err = td_space_new(qcow->img, qcow->file, qcow->cache, cluster, end, &qcow->space,
-				   why);
+		err = qcow_used_end(qcow, &end, why);
+	/* a last cluster that the file has in part is its owner's whole */
+	if (!err && !qcow->img->read_only)
+		err = td_space_new(qcow->img, qcow->file, qcow->cache, cluster,
+				   round_up(end, max_u64(cluster, 4096)), &qcow->space, why);
 	config.cache = qcow->cache;
 	config.space = qcow->space;
 	qcow->run = qcow_run(&qcow->layout, qcow->page);

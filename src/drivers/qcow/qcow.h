@@ -4,7 +4,7 @@
  *
  *   qcow.c    open, close, info       layout.c  the header
  *   map.c     L1 and L2: what lies where, and changes of it
- *   l1.c      what must be known of L1 before it is used
+ *   l1.c      what must be known of tables before they are used
  *   packed.c  compressed clusters     create.c, check.c, resize.c
  */
 #ifndef QCOW_H
@@ -43,6 +43,8 @@ struct qcow {
 
 /* l1.c: blocking, before the cache is there; sets what begins with l1_, and page. */
 int qcow_l1_open(struct qcow *qcow, struct td_why *why);
+/* Where room begins: a file ends there, a block device goes on behind what is used. */
+int qcow_used_end(struct qcow *qcow, uint64_t *end, struct td_why *why);
 /* Whether an L2 table can lie at that place in the file. */
 bool qcow_l2_fits(const struct qcow *qcow, uint64_t at);
 /* An L1 entry as it lies in the file. */
