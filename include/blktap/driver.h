@@ -348,6 +348,9 @@ struct td_image {
 	bool             shared;     /* shared=on was asked for */
 	bool             repair;     /* to be repaired by check(): damage that is marked
 	                                is no reason not to open it for writing */
+	bool             keyless;    /* opened for what needs no key of an encrypted image:
+	                                no request for data will come */
+	bool             encrypted;  /* set by open: its data are */
 	struct td_files *files;
 	struct td_queue *queue;      /* the home queue */
 	void            *state;      /* state_size bytes, zeroed, then options */
@@ -373,6 +376,24 @@ struct td_image {
 int td_image_open_below(struct td_image *img, const char *type,
 			const char *target, const char *from_file,
 			struct td_why *why);
+
+/* ---- keys -------------------------------------------------------------- */
+
+/* The passphrase or key of an encrypted image. Who makes something else of it that is
+ * secret wipes that. */
+struct td_key {
+	const void    *data;
+	size_t         len;
+	struct td_key *next; /* private */
+};
+
+/*
+ * In open of an image that is encrypted, and not keyless: the nth key, from 0, of those
+ * that were given for the disk, by key-file= and key-fd= of its specification or
+ * otherwise; where there is none at all, a program at a terminal asks for it. It stays
+ * until open has returned. -ENOKEY: there are no more.
+ */
+int td_image_key(struct td_image *img, unsigned nth, const struct td_key **out);
 
 /* ---- options ----------------------------------------------------------- */
 
@@ -407,6 +428,7 @@ struct td_create {
 	                                  its create_options; NULL: all zero */
 	const char      *name;         /* that path will be renamed to, for images of
 	                                  several files; NULL: path */
+	const struct td_key *key;     /* of an image that is to be encrypted; NULL: none */
 };
 
 /* What check() is asked to put right. */

@@ -10,6 +10,7 @@
  *   space       room at the end of the file, and what has been freed
  *   the map     requests walked from spot to spot: reads, writes in place, first
  *               writes, copies of what is shared, discards
+ *   encryption  of the data, sector by sector; LUKS headers
  *
  * A format then says what lies at an offset, and changes entries. docs/formats.md
  * tells the whole; the order in which things reach the disk above all.
@@ -153,6 +154,44 @@ struct td_file *td_space_file(const struct td_space *space);
 /* No room is left before that offset of the file. */
 uint64_t td_space_end(const struct td_space *space);
 
+/* ---- encryption -------------------------------------------------------------- */
+
+/*
+ * Sectors of 512 bytes, each encrypted on its own, by its number. A map that has one
+ * writes from memory of its own, never a request's, and decrypts what it has read where
+ * it lies. Compressed units are not encrypted.
+ */
+#define TD_CRYPT_SECTOR 512
+struct td_crypt;
+
+/* cipher and mode: as LUKS names them, "aes" and "xts-plain64". key: copied. */
+bool td_crypt_known(const char *cipher, const char *mode, size_t key);
+int td_crypt_new(const char *cipher, const char *mode, const void *key, size_t len,
+		 struct td_crypt **out, struct td_why *why);
+void td_crypt_free(struct td_crypt *crypt); /* NULL is fine */
+/* Whole sectors, the first of that number, in place. */
+int td_crypt_encrypt(struct td_crypt *crypt, uint64_t sector, void *buf, size_t len);
+int td_crypt_decrypt(struct td_crypt *crypt, uint64_t sector, void *buf, size_t len);
+
+/* What a LUKS header says; needs no key. Messages of these and td_crypt_new() follow
+ * an image's name: "has a LUKS header of version 7 ...". */
+#define TD_LUKS_MIN 592
+struct td_luks {
+	char cipher[33], mode[33], hash[33];
+	uint32_t key_bytes;
+	unsigned slots;          /* in use */
+};
+int td_luks_read(const void *header, size_t len, struct td_luks *out, struct td_why *why);
+/* In open: with the first of the disk's keys that fits it. header: with its key material,
+ * of len bytes. */
+int td_luks_open(struct td_image *img, const void *header, size_t len, struct td_crypt **out,
+		 struct td_why *why);
+/* A new one, to be freed with free(): aes-xts-plain64 with a new key of 512 bits, under the
+ * passphrase, which is hashed for so long (0: as short as can be). */
+#define TD_LUKS_MADE 2068480 /* bytes */
+int td_luks_make(const struct td_key *key, uint64_t iter_ms, void **header, size_t *len,
+		 struct td_why *why);
+
 /* ---- the map ----------------------------------------------------------------- */
 
 /*
@@ -222,6 +261,8 @@ struct td_map_config {
 	                            once, and the place of a unit is never dropped */
 	bool zeroes;             /* clear() can make zeroes over an image below */
 	uint64_t start, end;     /* bytes of the disk that it maps; 0, 0: all */
+	struct td_crypt *crypt;  /* data are encrypted; NULL: not. The driver's */
+	bool crypt_by_disk;      /* sectors are numbered as on the disk; else as in the file */
 };
 
 #define TD_MAP_REQ_SIZE 256 /* a driver's req_size */

@@ -58,6 +58,8 @@ struct td_disk {
 	uint64_t in_flight;
 	uint64_t file_io;              /* operations on files under way */
 	uint64_t traced, own;          /* numbers given to requests */
+	struct td_key *keys;           /* that the specification names; while it is opened */
+	bool encrypted;                /* one of its images is */
 	struct td_disk_stats stats;
 };
 

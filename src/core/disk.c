@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/key.h"
 #include "core/core_impl.h"
 
 #define DEFAULT_DEPTH 128
@@ -16,6 +17,7 @@
 /* The core's own keys, taken out of the driver's. */
 struct core_options {
 	bool read_only, shared;
+	char *key_file, *key_fd;
 };
 
 const struct td_option td_disk_keys[] = {
@@ -23,6 +25,10 @@ const struct td_option td_disk_keys[] = {
 	  "on or off: no byte of any file is changed; default off" },
 	{ "shared", TD_BOOL, offsetof(struct core_options, shared),
 	  "on or off: other disks write it too, for cluster file systems; default off" },
+	{ "key-file", TD_STRING, offsetof(struct core_options, key_file),
+	  "file that is the key of an encrypted image, whole; may be given several times" },
+	{ "key-fd", TD_STRING, offsetof(struct core_options, key_fd),
+	  "open descriptor to read the key from: a pipe or a file" },
 	{ NULL },
 };
 
@@ -52,6 +58,22 @@ static void split_pairs(struct td_spec *spec, struct td_spec *own)
 	spec->pair_count = kept;
 }
 
+/* All keys that are named: each image takes the one that fits. */
+static int keys_read(struct td_disk *disk, const struct td_spec *own, struct td_why *why)
+{
+	int err = 0;
+
+	for (unsigned i = 0; i < own->pair_count && !err; i++) {
+		const struct td_spec_pair *pair = &own->pairs[i];
+
+		if (!strcmp(pair->key, "key-file"))
+			err = td_key_from_file(pair->value, &disk->keys, why);
+		else if (!strcmp(pair->key, "key-fd"))
+			err = td_key_from_fd(pair->value, &disk->keys, why);
+	}
+	return err;
+}
+
 static int chain_open(struct td_disk *disk, struct td_why *why)
 {
 	struct core_options options = { 0 };
@@ -65,9 +87,17 @@ static int chain_open(struct td_disk *disk, struct td_why *why)
 	split_pairs(&spec, &own);
 	err = own.pairs ? td_options_apply(td_disk_keys, &own, &options, why) : -ENOMEM;
 	if (!err)
+		err = keys_read(disk, &own, why);
+	if (!err)
 		err = image_open(disk, NULL, spec.type, spec.target, &spec,
 				 disk->options.read_only || options.read_only,
 				 options.shared, &top, why);
+	if (!err && disk->keys && !disk->encrypted)
+		td_log(disk->name, LOG_WARNING, "a key is given, and it is not encrypted");
+	else if (!err && disk->encrypted && !top->img.encrypted && !top->img.read_only)
+		td_log(disk->name, LOG_WARNING, "is not encrypted itself: nothing that is written "
+		       "to it will be");
+	td_options_free(td_disk_keys, &options);
 	for (unsigned i = 0; i < own.pair_count; i++) {
 		free(own.pairs[i].key);
 		free(own.pairs[i].value);
@@ -97,6 +127,7 @@ static void disk_free(struct td_disk *disk)
 {
 	td_fileio_free(disk->queue.io);
 	free(disk->queue.zeroes);
+	td_keys_free(disk->keys);
 	free(disk->name);
 	free(disk->spec);
 	free(disk);
@@ -129,6 +160,8 @@ int td_disk_open(struct td_loop *loop, struct td_registry *registry, const char 
 		err = chain_open(disk, why);
 	if (err)
 		goto fail;
+	td_keys_free(disk->keys);
+	disk->keys = NULL;
 	*out = disk;
 	return 0;
 fail:

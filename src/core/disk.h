@@ -30,6 +30,13 @@ struct td_disk_options {
 	 * below the top, and is not locked again. Neither is then to read what the
 	 * other writes. */
 	const struct td_disk *beside;
+	/* Opened for what needs no key: encrypted images have no data then. */
+	bool keyless;
+	/* Keys beside those that the specification names; they stay the caller's. And
+	 * how to ask for one that is needed: 0, or -ENOKEY; NULL: nobody can be asked. */
+	const struct td_key *keys;
+	int (*ask_key)(void *arg, const char *image, const struct td_key **out);
+	void *ask_arg;
 };
 
 struct td_op_count {

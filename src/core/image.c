@@ -141,6 +141,7 @@ int image_open(struct td_disk *disk, struct image_core *above, const char *type,
 	core->img.read_only = read_only || !(driver->can & TD_CAN_WRITE);
 	core->img.shared = shared;
 	core->img.repair = !above && disk->options.repair;
+	core->img.keyless = disk->options.keyless;
 	disk->scratch += round_up(driver->req_size, 16);
 	if (shared && !(driver->can & TD_CAN_SHARE)) {
 		err = td_fail(why, -EINVAL, "%s: a %s image cannot have several writers",
@@ -166,6 +167,7 @@ int image_open(struct td_disk *disk, struct image_core *above, const char *type,
 	err = driver->open(&core->img, why);
 	if (err)
 		goto close_below;
+	disk->encrypted |= core->img.encrypted;
 	err = check_opened(core, why);
 	if (!err)
 		err = kids_new(core, disk->options.depth);
@@ -199,6 +201,27 @@ void image_close(struct image_core *core)
 		image_close(core_of(below));
 	core->disk->images--;
 	image_free(core);
+}
+
+static const struct td_key *nth_key(const struct td_key *key, unsigned *nth)
+{
+	for (; key && *nth; key = key->next)
+		--*nth;
+	return key;
+}
+
+int td_image_key(struct td_image *img, unsigned nth, const struct td_key **out)
+{
+	const struct image_core *core = core_of(img);
+	const struct td_disk_options *options = &core->disk->options;
+	const struct td_key *key = nth_key(core->disk->keys, &nth);
+
+	if (!key)
+		key = nth_key(options->keys, &nth);
+	if (!key && !core->disk->keys && !options->keys && !nth && options->ask_key)
+		return options->ask_key(options->ask_arg, core->target, out);
+	*out = key;
+	return key ? 0 : -ENOKEY;
 }
 
 /* SCHEME://... names a place that no folder is a part of. */

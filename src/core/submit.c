@@ -15,6 +15,9 @@ static int root_check(const struct td_disk *disk, const struct td_req *req)
 	const struct td_image *img = &disk->top->img;
 	uint32_t can = td_disk_can(disk);
 
+	if (disk->options.keyless && disk->encrypted && req->op != TD_FLUSH &&
+	    req->op != TD_EXTENTS)
+		return -ENOKEY;
 	if (req->op == TD_FLUSH)
 		return req->offset || req->len ? -EINVAL : 0;
 	if (!req->len || !is_aligned(req->offset | req->len, img->block_size) ||

@@ -13,6 +13,9 @@
  * Whole grains are written from the request's memory. One that is written in part
  * is filled up with what was there: from below, from the place it shares, or
  * unpacked. While that is under way other writers of the grain wait.
+ *
+ * Where data are encrypted all go the second way, through a buffer: no place reads as
+ * zeroes before it has been written.
  */
 #include <string.h>
 
@@ -121,14 +124,30 @@ static void filled(struct piece *grow, int err)
 		td_req_get(parent, grow->pos, to, grow->len);
 	else
 		memset(to, 0, grow->len);
+	if (grow->map->config.crypt)
+		err = sealed_encrypt(grow->map, grow->from, grow->at, grow->buffer->data,
+				     grow->size);
+	if (err) {
+		over(grow, err);
+		return;
+	}
 	kid->step = written;
 	td_buffer(kid, TD_WRITE, grow->buffer->data, grow->size);
 	td_io(kid, grow->map->config.file, grow->at);
 }
 
+/* What lies below has been decrypted there. */
 static void old_read(struct td_req *kid)
 {
-	filled(kid->user, kid->err);
+	struct piece *grow = kid->user;
+	struct td_map *map = grow->map;
+	uint64_t skip = kid->parent->offset + grow->pos - grow->from;
+	int err = kid->err;
+
+	if (!err && map->config.crypt && grow->old.kind != TD_SPOT_HOLE)
+		err = sealed_decrypt(map, grow->from, grow->old.at - skip, grow->buffer->data,
+				     grow->size);
+	filled(grow, err);
 }
 
 static void fill(struct td_park *park, int err)
@@ -140,7 +159,9 @@ static void fill(struct td_park *park, int err)
 	if (!grow->buffer && !buffer_get(grow))
 		return; /* called again when there is one */
 	grow->filled = filled;
-	if (reads_zero(grow->map, &grow->old)) {
+	if (grow->len == grow->size) {
+		filled(grow, 0); /* nothing of it is left */
+	} else if (reads_zero(grow->map, &grow->old)) {
 		memset(grow->buffer->data, 0, grow->size);
 		filled(grow, 0);
 	} else if (grow->old.kind == TD_SPOT_PACKED) {
@@ -162,7 +183,7 @@ static void begin(struct piece *grow)
 
 	epoch_enter(grow);
 	list_add(&grow->map->grows, &grow->link);
-	if (grow->len < grow->size) {
+	if (grow->len < grow->size || grow->map->config.crypt) {
 		grow->park.go = fill;
 		fill(&grow->park, 0);
 	} else if (kid->parent->op == TD_WRITE_ZEROES && !(grow->old.placed && grow->old.dirty)) {
@@ -228,7 +249,7 @@ static uint64_t aim(const struct td_map *map, const struct td_spot *spot, uint64
 	if (skip || left < grain)
 		return min_u64(left, grain - skip);
 	if (spot->kind != TD_SPOT_PACKED)
-		*size = round_down(left, grain);
+		*size = round_down(map->config.crypt ? min_u64(left, map->buffer_size) : left, grain);
 	return *size;
 }
 
@@ -243,7 +264,7 @@ int grow_start(struct piece *piece, const struct td_spot *spot, uint64_t left, u
 		err = drops_room(map, &piece->park);
 	if (err)
 		return err;
-	if (reads_zero(map, spot) && !(spot->placed && spot->dirty))
+	if (reads_zero(map, spot) && !(spot->placed && spot->dirty) && !map->config.crypt)
 		return grow_at_once(piece, spot, left, done);
 	len = aim(map, spot, offset, left, &from, &size);
 	if (!piece->spare && !(piece->spare = td_child(piece->req)))

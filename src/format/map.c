@@ -144,7 +144,8 @@ int td_map_new(struct td_image *img, const struct td_map_config *config, struct 
 	if (!map->config.end)
 		map->config.end = UINT64_MAX;
 	list_init(&map->grows);
-	list_init(&map->buffer_free);
+	list_init(&map->units.free);
+	list_init(&map->chunks.free);
 	if (buffers_open(map) || drops_open(map)) {
 		td_map_free(map);
 		return td_fail(why, -ENOMEM, "%s: no memory", img->target);

@@ -7,6 +7,7 @@
  *   write.c  WRITE, WRITE_ZEROES, DISCARD: the walk from spot to spot
  *   grow.c   first writes that must be filled or must not be seen early
  *   pack.c   units to be compressed
+ *   sealed.c data that are encrypted
  *   drop.c   units of the file that nobody shows any more
  */
 #ifndef FORMAT_MAP_H
@@ -23,6 +24,9 @@
 #define MAP_BUFFERS 32
 #define MAP_BUFFERS_SIZE (32 * MiB)
 #define MAP_DROPS 2048
+#define MAP_CHUNKS 32
+#define MAP_CHUNK (128 * KiB)
+#define MAP_SEALED_RUN (64 * KiB) /* grains that are written for the first time at once */
 
 /* What a request or a child of one remembers. */
 struct piece {
@@ -40,17 +44,23 @@ struct piece {
 	/* a child that gives grains a place: a grow */
 	struct td_spot old;      /* what was there */
 	uint64_t from, size;     /* the grains, on the disk */
-	uint64_t at;             /* their place */
+	uint64_t at;             /* their place; of a sealed write or read, the data's */
 	struct list link;        /* in map->grows */
 	struct td_parks waiters; /* writers of the same grains */
 };
 static_assert(sizeof(struct piece) <= TD_MAP_REQ_SIZE, "told to drivers");
 
-/* Memory for a unit, and for what it is unpacked from. Free ones remember what
- * they hold. */
+struct map_pool {
+	struct list free;
+	struct td_parks waiting;
+};
+
+/* Memory for a unit, and for what it is unpacked from; free ones remember what they
+ * hold. Or a chunk, for what is encrypted on its way to the file. */
 struct map_buffer {
 	struct list link;
 	struct td_map *map;
+	struct map_pool *pool;
 	char *data, *packed;
 	uint64_t key;            /* where the packed bytes are; 0: no unit */
 	uint32_t packed_len;
@@ -81,10 +91,10 @@ struct td_map {
 	struct td_map_config config;
 	struct td_map *next;     /* of what follows on the disk; NULL: nothing */
 	struct list grows;
-	struct map_buffer buffer[MAP_BUFFERS];
+	struct map_buffer buffer[MAP_BUFFERS], chunk[MAP_CHUNKS];
 	unsigned buffers;
-	struct list buffer_free;
-	struct td_parks buffer_waiting;
+	uint64_t buffer_size;    /* of data: a unit or more */
+	struct map_pool units, chunks;
 	char *arena;
 	size_t arena_size;
 	/* I/O under way that saw the map: before the last turn of the epoch, and since */
@@ -149,6 +159,8 @@ int buffers_open(struct td_map *map);
 void buffers_close(struct td_map *map);
 /* False: piece->park.go() is called when there is one. */
 bool buffer_get(struct piece *piece);
+/* The same for a chunk, of a map that is encrypted. */
+bool chunk_get(struct piece *piece);
 void buffer_put(struct piece *piece);
 /* The unit, if a free buffer still has it. */
 const char *buffer_cached(struct td_map *map, const struct td_spot *spot);
@@ -156,6 +168,15 @@ const char *buffer_cached(struct td_map *map, const struct td_spot *spot);
  * request is a child. */
 void buffer_unpack(struct piece *piece, const struct td_spot *spot);
 void buffers_forget(struct td_map *map, uint64_t at, uint64_t len);
+
+/* sealed.c: of [offset, ...) of the disk, at that place of the file */
+int sealed_encrypt(struct td_map *map, uint64_t offset, uint64_t at, void *buf, uint64_t len);
+int sealed_decrypt(struct td_map *map, uint64_t offset, uint64_t at, void *buf, uint64_t len);
+/* What a request has read from that place. */
+int sealed_read_done(struct td_map *map, struct td_req *req, uint64_t at);
+/* Writes up to *len bytes at the piece's pos in place, or zeroes; *len: what was begun.
+ * 0 or TD_PARKED. */
+int sealed_write(struct piece *parent, const struct td_spot *spot, uint64_t *len);
 
 /* drop.c */
 int drops_open(struct td_map *map);

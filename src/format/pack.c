@@ -165,7 +165,7 @@ bool map_pack(struct td_map *map, struct td_req *req)
 		     (req->len == unit || (req->len < unit &&
 					   req->offset + req->len == map->img->size));
 
-	if (!whole || !map->config.ops->pack)
+	if (!whole || !map->config.ops->pack || map->config.crypt)
 		return false;
 	pack_start(&piece_begin(map, req, pack_start)->park, 0);
 	return true;

@@ -9,13 +9,12 @@
 
 #include "format/map.h"
 
-bool buffer_get(struct piece *piece)
+static bool pool_get(struct map_pool *pool, struct piece *piece)
 {
-	struct td_map *map = piece->map;
-	struct list *link = list_pop(&map->buffer_free);
+	struct list *link = list_pop(&pool->free);
 
 	if (!link) {
-		td_parks_add(&map->buffer_waiting, &piece->park);
+		td_parks_add(&pool->waiting, &piece->park);
 		return false;
 	}
 	piece->buffer = list_item(link, struct map_buffer, link);
@@ -23,27 +22,39 @@ bool buffer_get(struct piece *piece)
 	return true;
 }
 
+bool buffer_get(struct piece *piece)
+{
+	return pool_get(&piece->map->units, piece);
+}
+
+bool chunk_get(struct piece *piece)
+{
+	return pool_get(&piece->map->chunks, piece);
+}
+
 void buffer_put(struct piece *piece)
 {
-	struct td_map *map = piece->map;
-	struct td_park *park = map->buffer_waiting.first;
+	struct map_pool *pool;
+	struct td_park *park;
 
 	if (!piece->buffer)
 		return;
-	list_add(&map->buffer_free, &piece->buffer->link);
+	pool = piece->buffer->pool;
+	list_add(&pool->free, &piece->buffer->link);
 	piece->buffer = NULL;
+	park = pool->waiting.first;
 	if (!park)
 		return;
-	map->buffer_waiting.first = park->next;
+	pool->waiting.first = park->next;
 	park->go(park, 0);
 }
 
 const char *buffer_cached(struct td_map *map, const struct td_spot *spot)
 {
-	LIST_FOR (struct map_buffer, buffer, &map->buffer_free, link)
+	LIST_FOR (struct map_buffer, buffer, &map->units.free, link)
 		if (buffer->key == spot->at && buffer->packed_len == spot->packed) {
 			list_del(&buffer->link);
-			list_add(&map->buffer_free, &buffer->link);
+			list_add(&map->units.free, &buffer->link);
 			return buffer->data;
 		}
 	return NULL;
@@ -104,28 +115,37 @@ void buffer_unpack(struct piece *piece, const struct td_spot *spot)
 	td_io(kid, piece->map->config.file, from);
 }
 
+static void buffer_init(struct td_map *map, struct map_buffer *buffer, struct map_pool *pool,
+			char *data, char *packed)
+{
+	buffer->map = map;
+	buffer->pool = pool;
+	buffer->data = data;
+	buffer->packed = packed;
+	list_add(&pool->free, &buffer->link);
+}
+
 /* Packed bytes take two units at most, and begin and end within sectors. */
 int buffers_open(struct td_map *map)
 {
 	size_t unit = max_u64(map->config.unit, map->config.grain);
-	size_t data = round_up(unit, 4096), packed = round_up(2 * unit + 1024, 4096);
+	size_t data = round_up(map->config.crypt ? max_u64(unit, MAP_SEALED_RUN) : unit, 4096);
+	size_t packed = map->config.ops->unpack ? round_up(2 * unit + 1024, 4096) : 0;
+	size_t chunks = map->config.crypt ? MAP_CHUNKS : 0;
 	char *at;
 
-	if (!map->config.ops->unpack)
-		packed = 0;
+	map->buffer_size = data;
 	map->buffers = min_u64(max_u64(MAP_BUFFERS_SIZE / (data + packed), 2), MAP_BUFFERS);
-	map->arena_size = map->buffers * (data + packed);
+	map->arena_size = map->buffers * (data + packed) + chunks * MAP_CHUNK;
 	at = mmap(NULL, map->arena_size, PROT_READ | PROT_WRITE,
 		  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (at == MAP_FAILED)
 		return -ENOMEM;
 	map->arena = at;
-	for (unsigned i = 0; i < map->buffers; i++, at += data + packed) {
-		map->buffer[i].map = map;
-		map->buffer[i].data = at;
-		map->buffer[i].packed = at + data;
-		list_add(&map->buffer_free, &map->buffer[i].link);
-	}
+	for (unsigned i = 0; i < map->buffers; i++, at += data + packed)
+		buffer_init(map, &map->buffer[i], &map->units, at, at + data);
+	for (unsigned i = 0; i < chunks; i++, at += MAP_CHUNK)
+		buffer_init(map, &map->chunk[i], &map->chunks, at, NULL);
 	return 0;
 }
 

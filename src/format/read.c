@@ -52,6 +52,16 @@ static int read_packed(struct piece *parent, const struct td_spot *spot, uint64_
 	return 0;
 }
 
+/* The step of a child: what it has read is decrypted. */
+static void sealed_read(struct td_req *kid)
+{
+	struct piece *piece = kid->user;
+
+	if (!kid->err)
+		kid->err = sealed_read_done(piece->map, kid, piece->at);
+	piece_io_ended(kid);
+}
+
 static int read_plain(struct piece *parent, const struct td_spot *spot, uint64_t len)
 {
 	struct piece *piece = piece_child(parent, len);
@@ -64,15 +74,21 @@ static int read_plain(struct piece *parent, const struct td_spot *spot, uint64_t
 		return 0;
 	}
 	epoch_enter(piece);
-	piece->req->step = piece_io_ended;
+	piece->at = spot->at;
+	piece->req->step = piece->map->config.crypt ? sealed_read : piece_io_ended;
 	td_io(piece->req, parent->map->config.file, spot->at);
 	return 0;
 }
 
 static void whole_read_ended(struct td_req *req)
 {
-	epoch_leave(td_scratch(req->image, req));
-	td_end(req, 0);
+	struct piece *piece = td_scratch(req->image, req);
+	int err = 0;
+
+	epoch_leave(piece);
+	if (!req->err && piece->map->config.crypt)
+		err = sealed_read_done(piece->map, req, piece->at);
+	td_end(req, err);
 }
 
 /* All of the request is alike: no child is needed. */
@@ -83,6 +99,7 @@ static void read_whole(struct piece *piece, const struct td_spot *spot)
 		return;
 	}
 	epoch_enter(piece);
+	piece->at = spot->at;
 	td_io_step(piece->req, piece->map->config.file, spot->at, whole_read_ended);
 }
 
@@ -171,13 +188,14 @@ static void extents_go(struct td_park *park, int err)
 		return;
 	}
 	spot.len = min_u64(spot.len, end - req->offset);
-	if (!reads_zero(map, &spot) && spot.kind != TD_SPOT_PACKED) {
+	if (!reads_zero(map, &spot) && spot.kind != TD_SPOT_PACKED &&
+	    !(map->config.crypt && spot.kind != TD_SPOT_HOLE)) { /* a hole there is noise */
 		ask_extent(piece, &spot);
 		return;
 	}
 	req->extent.len = spot.len;
 	req->extent.flags = 0;
-	if (spot.kind != TD_SPOT_PACKED)
+	if (reads_zero(map, &spot))
 		req->extent.flags = TD_EXTENT_ZERO | TD_EXTENT_HOLE;
 	td_end(req, 0);
 }

@@ -4,19 +4,26 @@
  * becomes zeroes. In place, since nobody sees it yet.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/guard.h"
 #include "format/map.h"
 
 #define CHUNK (256 * KiB)
 
-static int write_zeroes(struct td_file *file, const char *zeroes, uint64_t at, uint64_t len)
+static int write_zeroes(struct td_map *map, char *zeroes, uint64_t offset, uint64_t at,
+			uint64_t len)
 {
 	int err = 0;
 
 	for (uint64_t pos = 0, n; pos < len && !err; pos += n) {
 		n = min_u64(len - pos, CHUNK);
-		err = td_file_write(file, zeroes, n, at + pos);
+		if (map->config.crypt) {
+			memset(zeroes, 0, n);
+			err = sealed_encrypt(map, offset + pos, at + pos, zeroes, n);
+		}
+		if (!err)
+			err = td_file_write(map->config.file, zeroes, n, at + pos);
 	}
 	return err;
 }
@@ -32,7 +39,7 @@ int td_map_zero(struct td_map *map, uint64_t from, uint64_t to)
 		err = map->config.ops->find(map->img, &nobody, from, to - from, &spot);
 		n = err ? 0 : min_u64(spot.len, to - from);
 		if (!err && spot.kind == TD_SPOT_DATA)
-			err = write_zeroes(map->config.file, zeroes, spot.at, n);
+			err = write_zeroes(map, zeroes, from, spot.at, n);
 		else if (!err && (spot.kind == TD_SPOT_SHARED || spot.kind == TD_SPOT_PACKED))
 			err = -ENOTSUP;
 	}

@@ -14,11 +14,15 @@ static void whole_ended(struct td_req *req)
 	td_end(req, 0);
 }
 
-/* 0: begun; the request itself may be gone then, if all of it was alike: *whole. */
-static int in_place(struct piece *piece, const struct td_spot *spot, uint64_t len, bool *whole)
+/* 0: *done bytes are begun, all but where they are encrypted; the request itself may be
+ * gone then, if all of it was alike: *whole. */
+static int in_place(struct piece *piece, const struct td_spot *spot, uint64_t *done, bool *whole)
 {
+	uint64_t len = *done;
 	struct piece *kid;
 
+	if (piece->map->config.crypt)
+		return sealed_write(piece, spot, done);
 	if (len == piece->req->len && !piece->spare) {
 		*whole = true;
 		epoch_enter(piece);
@@ -86,8 +90,10 @@ static int discard_spot(struct piece *piece, const struct td_spot *spot, uint64_
 		return 0;
 	if (units && (!below || map->config.zeroes))
 		return clear(piece, offset, units, len, below, done);
-	*done = len = part_before(map, offset, len);
-	return spot->kind == TD_SPOT_DATA ? in_place(piece, spot, len, whole) : 0;
+	*done = part_before(map, offset, len);
+	/* a hole in what is encrypted would read as noise */
+	return spot->kind == TD_SPOT_DATA && !map->config.crypt ?
+	       in_place(piece, spot, done, whole) : 0;
 }
 
 static int zero_spot(struct piece *piece, const struct td_spot *spot, uint64_t len,
@@ -106,7 +112,7 @@ static int zero_spot(struct piece *piece, const struct td_spot *spot, uint64_t l
 	if (piece->req->flags & TD_MAY_UNMAP)
 		*done = len = part_before(map, offset, len);
 	if (spot->kind == TD_SPOT_DATA)
-		return in_place(piece, spot, len, whole);
+		return in_place(piece, spot, done, whole);
 	return grow_start(piece, spot, len, done);
 }
 
@@ -137,7 +143,7 @@ static int change_spot(struct piece *piece, uint64_t *done, bool *whole)
 	if (req->op == TD_WRITE_ZEROES)
 		return zero_spot(piece, &spot, len, done, whole);
 	if (spot.kind == TD_SPOT_DATA)
-		return in_place(piece, &spot, len, whole);
+		return in_place(piece, &spot, done, whole);
 	return grow_start(piece, &spot, len, done);
 }
 

@@ -14,10 +14,12 @@
 #include <unistd.h>
 
 #include "base/guard.h"
+#include "base/key.h"
 #include "base/num.h"
+#include "tools/key.h"
 
 struct keys {
-	char *backing, *backing_format, *reserve;
+	char *backing, *backing_format, *reserve, *key_file, *key_fd;
 	uint64_t size, cluster;
 };
 
@@ -29,6 +31,10 @@ const struct td_option make_keys[] = {
 	  "off, metadata, or falloc or full: all space is taken now" },
 	{ "backing_file", TD_STRING, offsetof(struct keys, backing), "the image below" },
 	{ "backing_fmt", TD_STRING, offsetof(struct keys, backing_format), "its format" },
+	{ "key-file", TD_STRING, offsetof(struct keys, key_file),
+	  "file that is the passphrase of an encrypted image, whole" },
+	{ "key-fd", TD_STRING, offsetof(struct keys, key_fd),
+	  "open descriptor to read it from: a pipe or a file" },
 	{ NULL },
 };
 
@@ -101,8 +107,36 @@ static int keys_read(struct make *make, struct keys *keys, struct td_why *why)
 	return td_options_apply(driver->create_options, &rest, make->options, why);
 }
 
+/* What the new image is encrypted with; only formats that are will do with it. */
+static int key_take(struct tool_run *run, struct make *make, const struct keys *keys)
+{
+	const struct td_option *row = make->name.driver->create_options;
+	struct td_why why = { "" };
+	int err = 0;
+
+	if (!keys->key_file && !keys->key_fd)
+		return TOOL_OK;
+	while (row && row->name && strcmp(row->name, "encryption"))
+		row++;
+	if (!row || !row->name)
+		err = td_fail(&why, -ENOTSUP, "images of type %s cannot be encrypted",
+			      name_of_driver(make->name.driver));
+	else if (keys->key_file && keys->key_fd)
+		err = td_fail(&why, -EINVAL, "key-file and key-fd: one is enough");
+	else if (keys->key_file)
+		err = td_key_from_file(keys->key_file, &make->keys, &why);
+	else
+		err = td_key_from_fd(keys->key_fd, &make->keys, &why);
+	make->create.key = make->keys;
+	if (err)
+		tool_say(run->tool, "%s", why.text);
+	return err ? TOOL_FAILED : TOOL_OK;
+}
+
 static int keys_take(struct tool_run *run, struct make *make, const struct keys *keys)
 {
+	if (key_take(run, make, keys))
+		return TOOL_FAILED;
 	if (keys->cluster > UINT32_MAX) {
 		tool_say(run->tool, "cluster_size: too large");
 		return TOOL_FAILED;
@@ -163,6 +197,7 @@ static int store_path(struct tool_run *run, struct make *make, const struct name
 
 int make_over(struct tool_run *run, struct make *make, const char *format, const char *word)
 {
+	struct td_disk_options how = { .keyless = true };
 	struct td_disk *disk = NULL;
 	struct name below;
 	int code = name_parse(run, format, "-F", word, NULL, &below);
@@ -176,7 +211,7 @@ int make_over(struct tool_run *run, struct make *make, const char *format, const
 		code = TOOL_FAILED;
 	}
 	if (!code)
-		disk = name_open(run, &below, true);
+		disk = name_open_with(run, &below, true, &how);
 	if (disk) {
 		make->create.backing_size = td_disk_size(disk);
 		if (!make->create.size)
@@ -237,6 +272,7 @@ int make_begin(struct tool_run *run, struct make *make)
 	struct td_files files = { .hook = run->hook };
 	struct td_create create = make->create;
 	struct td_why why = { "" };
+	int err;
 
 	make->temp = tool_temp_name(make->create.path);
 	if (!make->temp) {
@@ -246,7 +282,12 @@ int make_begin(struct tool_run *run, struct make *make)
 	create.name = make->create.path;
 	create.path = make->temp;
 	create.files = &files;
-	if (!make->name.driver->create(&create, &why))
+	err = make->name.driver->create(&create, &why);
+	if (err == -ENOKEY && !key_ask_new(run, make->create.path, &make->create.key)) {
+		create.key = make->create.key;
+		err = make->name.driver->create(&create, &why);
+	}
+	if (!err)
 		return TOOL_OK;
 	say_why(run, &why, make->temp, make->create.path);
 	free(take(make->temp));
@@ -255,7 +296,7 @@ int make_begin(struct tool_run *run, struct make *make)
 
 struct td_disk *make_open(struct tool_run *run, const struct make *make)
 {
-	struct td_disk_options options = { .name = make->create.path, .hook = run->hook };
+	struct td_disk_options options = { .keys = make->create.key, .name = make->create.path, .hook = run->hook };
 	AUTO_FREE char *spec = name_spec(make->name.spec.type, make->temp);
 	struct td_disk *disk;
 	struct td_why why;
@@ -316,4 +357,5 @@ void make_free(struct make *make)
 	free(take(make->options));
 	free(take(make->backing));
 	name_free(&make->name);
+	td_keys_free(take(make->keys));
 }

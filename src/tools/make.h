@@ -17,6 +17,7 @@ struct make {
 	bool force;              /* what has the name may be replaced */
 	/* private */
 	char *temp, *backing;
+	struct td_key *keys;
 	void *options;
 };
 

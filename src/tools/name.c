@@ -12,6 +12,7 @@
 
 #include "base/guard.h"
 #include "drivers/builtin.h"
+#include "tools/key.h"
 
 char *name_spec(const char *type, const char *path)
 {
@@ -127,6 +128,27 @@ const char *name_path(const struct name *name)
 	return name->spec.target;
 }
 
+/* The words of its specification that are about keys, as a specification has them. */
+char *name_key_words(const struct name *name)
+{
+	char *words = strdup("");
+
+	for (unsigned i = 0; words && i < name->spec.pair_count; i++) {
+		const struct td_spec_pair *pair = &name->spec.pairs[i];
+		AUTO_FREE char *before = words;
+		AUTO_FREE char *value = name_spec("", pair->value); /* led by a colon */
+
+		if (strcmp(pair->key, "key-file") && strcmp(pair->key, "key-fd")) {
+			take(before);
+			continue;
+		}
+		if (!value || asprintf(&words, "%s%s%s=%s", before, *before ? "," : "", pair->key,
+				       value + 1) < 0)
+			words = NULL;
+	}
+	return words;
+}
+
 /* ---- opening ---------------------------------------------------------------------- */
 
 /* A wrong format is the likeliest mistake: what the file looks like helps. */
@@ -155,6 +177,8 @@ struct td_disk *name_open_with(struct tool_run *run, const struct name *name, bo
 	struct td_why why;
 
 	options->name = name_path(name);
+	options->ask_key = key_ask;
+	options->ask_arg = run;
 	options->read_only = read_only;
 	options->hook = run->hook;
 	if (td_disk_open(run->loop, run->registry, name->text, options, &disk, &why)) {

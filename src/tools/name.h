@@ -36,6 +36,9 @@ const struct td_driver *name_guess(struct tool_run *run, const char *path);
 /* "type:path" with the path's commas and backslashes escaped; free() it. */
 char *name_spec(const char *type, const char *path);
 
+/* "key-file=PATH,...", as it has them, or ""; free() it. */
+char *name_key_words(const struct name *name);
+
 /* Opens it; NULL: it has been said why not. */
 struct td_disk *name_open(struct tool_run *run, const struct name *name, bool read_only);
 /* Likewise, with more said of how. options->name and read_only are set here. */

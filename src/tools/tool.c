@@ -19,6 +19,7 @@
 #include "drivers/builtin.h"
 #include "io/file.h"
 #include "io/loop.h"
+#include "tools/key.h"
 
 int tool_begin(const struct tool *tool, void *options, char **argv)
 {
@@ -98,6 +99,7 @@ void tool_end(struct tool_run *run)
 	if (run->loop)
 		td_loop_free(run->loop);
 	td_registry_free(run->registry);
+	keys_forget(run);
 }
 
 int tool_size(const struct tool *tool, const char *text, uint64_t unit, uint64_t *out)

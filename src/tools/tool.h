@@ -40,6 +40,7 @@ struct tool_run {
 	struct td_registry *registry; /* the built-in drivers, and plug-ins */
 	struct td_loop *loop;
 	struct td_file_hook *hook;    /* sees what is done to files of disks; NULL: none */
+	struct tool_asked *asked;     /* passphrases: see key.h */
 };
 /* An exit code; it has been said. plugins: their folder; NULL: the installed one. From
  * here on signals that end a program are only noted: tool_stopped is their number. */

@@ -158,11 +158,15 @@ static int tail_copy(struct qcow2 *q, uint64_t from, uint64_t to)
 	entry = err ? NULL : qcow2_entry_ready(q, start);
 	if (!err)
 		err = entry ? cluster_read(q, from_be64(*entry) & QCOW2_HOST, &spot, buf) : -EIO;
+	if (!err && spot.kind != TD_SPOT_PACKED)
+		err = qcow2_recrypt(q, buf, from_be64(*entry) & QCOW2_HOST, 0);
 	if (!err)
 		err = qcow2_take_run(q, cluster, &at);
 	if (!err) {
 		memset(buf + (from - start), 0, to - from);
-		err = td_file_write(q->file, buf, cluster, at);
+		err = qcow2_recrypt(q, buf, 0, at);
+		if (!err)
+			err = td_file_write(q->file, buf, cluster, at);
 		td_cache_data(q->cache);
 	}
 	if (!err)
@@ -175,11 +179,15 @@ static int tail_copy(struct qcow2 *q, uint64_t from, uint64_t to)
 	return err;
 }
 
-static int zeroes_write(struct td_file *file, uint64_t at, uint64_t len)
+static int zeroes_write(struct qcow2 *q, uint64_t at, uint64_t len)
 {
 	char *zeroes = calloc(1, len);
-	int err = zeroes ? td_file_write(file, zeroes, len, at) : -ENOMEM;
+	int err = zeroes ? 0 : -ENOMEM;
 
+	if (!err && q->crypt)
+		err = td_crypt_encrypt(q->crypt, at / TD_CRYPT_SECTOR, zeroes, len);
+	if (!err)
+		err = td_file_write(q->data ? q->data : q->file, zeroes, len, at);
 	free(zeroes);
 	return err;
 }
@@ -198,7 +206,7 @@ static int zero_tail(struct qcow2 *q, uint64_t from, uint64_t to)
 			return err;
 		n = min_u64(spot.len, to - pos);
 		if (spot.kind == TD_SPOT_DATA)
-			err = zeroes_write(q->data ? q->data : q->file, spot.at, n);
+			err = zeroes_write(q, spot.at, n);
 		else if (spot.kind == TD_SPOT_SHARED || spot.kind == TD_SPOT_PACKED)
 			return tail_copy(q, from, to);
 		else if (spot.kind == TD_SPOT_HOLE && q->img->below && q->img->below->size > pos)
@@ -223,7 +231,7 @@ static int grow_tables(struct qcow2 *q, uint64_t size)
 	if (err)
 		return err;
 	head.size = to_be64(size);
-	head.encryption = to_be32(0);
+	head.encryption = to_be32(layout->encryption);
 	head.l1_count = to_be32(count);
 	head.l1_at = to_be64(at);
 	err = qcow2_head_write(q, &head, sizeof(head), offsetof(struct qcow2_header, size));
@@ -282,6 +290,9 @@ int qcow2_resize(struct td_image *img, uint64_t size, struct td_why *why)
 	if (q->layout.snapshots && q->layout.version < 3)
 		return td_fail(why, -ENOTSUP, "%s: of version 2, has snapshots, which do not know "
 			       "their size: it must stay as it is", path);
+	if (img->encrypted && !q->crypt)
+		return td_fail(why, -ENOKEY, "%s: is encrypted: its size changes only with its key",
+			       path);
 	td_cache_block(q->cache, true);
 	err = qcow2_bitmaps_take_all(q);
 	if (!err)

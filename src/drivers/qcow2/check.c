@@ -286,6 +286,8 @@ static int walk_all(struct walk *walk)
 	int err;
 
 	seen(walk, "the header", 0, qcow2_cluster(layout));
+	if (layout->luks_len)
+		seen(walk, "the LUKS header", layout->luks_at, layout->luks_len);
 	err = walk_refcounts(walk);
 	walk->active = true;
 	if (!err)

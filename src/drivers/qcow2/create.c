@@ -5,7 +5,7 @@
  *     header | refcount table | refcount blocks | L1 | with places: L2 | clusters
  *
  * Refcounts have 16 bits. The refcount table has room for all that the disk can
- * need. With the option metadata every cluster has its place at once, with reserve
+ * need. A LUKS header lies behind all that. With the option metadata every cluster has its place at once, with reserve
  * its space too.
  */
 #include <errno.h>
@@ -33,11 +33,20 @@ const struct td_option qcow2_create_options[] = {
 	  "it is a raw disk by itself" },
 	{ "metadata", TD_BOOL, offsetof(struct qcow2_create_options, metadata),
 	  "each cluster has its place, but no space: preallocation=metadata" },
+	{ "encryption", TD_STRING, offsetof(struct qcow2_create_options, encryption),
+	  "luks: data are encrypted, under the passphrase of key-file or key-fd" },
+	{ "encrypt.format", TD_STRING, offsetof(struct qcow2_create_options, encryption),
+	  "the same" },
+	{ "iter-time", TD_STRING, offsetof(struct qcow2_create_options, iter_time),
+	  "milliseconds that a passphrase is hashed, 2000; 0: for a key that is random" },
+	{ "encrypt.iter-time", TD_STRING, offsetof(struct qcow2_create_options, iter_time),
+	  "the same" },
 	{ NULL },
 };
 
 struct plan {
 	struct qcow2_layout layout;
+	void *luks;                        /* its header; NULL: none */
 	bool places;
 	uint64_t blocks, blocks_at, l1_clusters;
 	uint64_t data, l2, l2_at, data_at; /* clusters; 0 and 0 without places */
@@ -64,7 +73,7 @@ static int plan_numbers(const struct td_create *make, struct plan *plan, struct 
 		return td_fail(why, -EINVAL, "%s: a cluster size of %llu is not a power of 2 from "
 			       "512 to 2M", make->path, (unsigned long long)cluster);
 	if (make->backing && (!name || name > QCOW2_NAME_MAX ||
-			      sizeof(struct qcow2_header) + 48 + name > cluster))
+			      sizeof(struct qcow2_header) + 72 + name > cluster))
 		return td_fail(why, -ENAMETOOLONG, "%s: the backing file's name has %zu bytes, too "
 			       "many or too few", make->path, name);
 	if (make->backing && (!make->backing_format || !*make->backing_format ||
@@ -119,7 +128,7 @@ static int plan_options(const struct td_create *make, struct plan *plan, struct 
 			       (layout->zstd ? QCOW2_COMPRESSION : 0) |
 			       (layout->extended ? QCOW2_EXTENDED_L2 : 0);
 	plan->places = make->reserve || options->metadata || options->data_file_raw;
-	return 0;
+	return qcow2_crypt_plan(make, options, layout, why);
 }
 
 static void plan_places(struct plan *plan)
@@ -136,7 +145,8 @@ static void plan_places(struct plan *plan)
 	most = data + layout->l1_count + plan->l1_clusters + 16;
 	most += most / 64 + 4 * divide_up(most, per_block);
 	layout->table_clusters = divide_up(divide_up(most, per_block) * 8, cluster);
-	plan->used = 1 + layout->table_clusters + plan->l1_clusters + plan->l2 + plan->data;
+	plan->used = 1 + layout->table_clusters + plan->l1_clusters + plan->l2 + plan->data +
+		     divide_up(layout->luks_len, cluster);
 	do {
 		plan->blocks = divide_up(plan->used + plan->blocks, per_block);
 	} while (plan->blocks * per_block < plan->used + plan->blocks);
@@ -146,6 +156,7 @@ static void plan_places(struct plan *plan)
 	layout->l1_at = plan->blocks_at + plan->blocks * cluster;
 	plan->l2_at = layout->l1_at + plan->l1_clusters * cluster;
 	plan->data_at = plan->l2_at + plan->l2 * cluster;
+	layout->luks_at = plan->data_at + plan->data * cluster;
 }
 
 /* Entries of 8 bytes, of rising value. */
@@ -169,7 +180,8 @@ static int write_entries(struct td_file *file, uint64_t at, uint64_t value, uint
 }
 
 /* The disk's clusters in a row from there on. Half of an extended entry tells that all
- * of the cluster is there. */
+ * of the cluster is there. Zeroes in a place would decrypt to noise: there it is a
+ * cluster of zeroes that has a place. */
 static int write_l2(struct td_file *file, const struct plan *plan)
 {
 	const struct qcow2_layout *layout = &plan->layout;
@@ -183,9 +195,11 @@ static int write_l2(struct td_file *file, const struct plan *plan)
 		uint64_t n = min_u64(count, CHUNK / 8 / step);
 
 		for (uint64_t i = 0; i < n; i++, value += cluster) {
-			buf[i * step] = to_be64(value | QCOW2_COPIED);
+			uint64_t zero = layout->encryption && !layout->extended ? QCOW2_ZERO : 0;
+
+			buf[i * step] = to_be64(value | QCOW2_COPIED | zero);
 			if (layout->extended)
-				buf[i * step + 1] = to_be64(QCOW2_SUBS);
+				buf[i * step + 1] = to_be64(QCOW2_SUBS << (layout->encryption ? 32 : 0));
 		}
 		err = td_file_write(file, buf, n * step * 8, at);
 		at += n * step * 8;
@@ -224,6 +238,16 @@ static size_t put_extension(char *buf, size_t pos, uint32_t type, const char *te
 	return pos + sizeof(ext) + round_up(len, 8);
 }
 
+static size_t put_luks(char *buf, size_t pos, const struct qcow2_layout *layout)
+{
+	be32 ext[2] = { to_be32(QCOW2_EXT_LUKS), to_be32(16) };
+	be64 where[2] = { to_be64(layout->luks_at), to_be64(layout->luks_len) };
+
+	memcpy(buf + pos, ext, sizeof(ext));
+	memcpy(buf + pos + sizeof(ext), where, sizeof(where));
+	return pos + sizeof(ext) + sizeof(where);
+}
+
 static int write_head(struct td_file *file, const struct plan *plan, const struct td_create *make)
 {
 	const struct qcow2_layout *layout = &plan->layout;
@@ -232,6 +256,7 @@ static int write_head(struct td_file *file, const struct plan *plan, const struc
 		.version = to_be32(3),
 		.cluster_bits = to_be32(layout->cluster_bits),
 		.size = to_be64(layout->size),
+		.encryption = to_be32(layout->encryption),
 		.l1_count = to_be32(layout->l1_count),
 		.l1_at = to_be64(layout->l1_at),
 		.table_at = to_be64(layout->table_at),
@@ -254,6 +279,8 @@ static int write_head(struct td_file *file, const struct plan *plan, const struc
 		pos = put_extension(buf, pos, QCOW2_EXT_BACKING, make->backing_format);
 	if (layout->external)
 		pos = put_extension(buf, pos, QCOW2_EXT_DATA_FILE, layout->data_file);
+	if (layout->luks_len)
+		pos = put_luks(buf, pos, layout);
 	pos += 8; /* the end of extensions */
 	if (make->backing) {
 		memcpy(buf + pos, make->backing, name);
@@ -281,6 +308,8 @@ static int write_all(struct td_file *file, const struct plan *plan, const struct
 				    plan->l2);
 	if (!err && plan->l2)
 		err = write_l2(file, plan);
+	if (!err && plan->luks)
+		err = td_file_write(file, plan->luks, layout->luks_len, layout->luks_at);
 	if (!err)
 		err = write_head(file, plan, make);
 	return err ? err : td_file_sync(file);
@@ -337,6 +366,8 @@ int qcow2_create(const struct td_create *make, struct td_why *why)
 
 	if (!err)
 		err = plan_numbers(make, &plan, why);
+	if (!err)
+		err = qcow2_crypt_make(make, make->options, &plan.layout, &plan.luks, why);
 	if (err)
 		return err;
 	plan_places(&plan);
@@ -350,6 +381,7 @@ int qcow2_create(const struct td_create *make, struct td_why *why)
 		if (err && data)
 			unlink(data);
 	}
+	free(plan.luks);
 	free(data);
 	return err;
 }

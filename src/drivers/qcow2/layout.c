@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <blktap/format.h>
+
 #define EXTENSIONS_MAX (64 * KiB)
 #define FEATURE_SIZE 48
 
@@ -99,6 +101,9 @@ static int read_extensions(struct reading *r, uint64_t from, uint64_t end)
 				return td_fail(r->why, -EINVAL, "%s: the name of its data file, %u "
 					       "bytes, cannot be", td_file_path(r->file), len);
 			memcpy(layout->data_file, data, len);
+		} else if (type == QCOW2_EXT_LUKS && len >= 16) {
+			layout->luks_at = from_be64(*(be64 *)data);
+			layout->luks_len = from_be64(*(be64 *)(data + 8));
 		} else if (type == QCOW2_EXT_FEATURES) {
 			r->features = data;
 			r->features_len = len;
@@ -135,7 +140,7 @@ static int read_backing(struct reading *r, const struct qcow2_header *head)
 
 static int check_tables(const struct reading *r)
 {
-	const struct qcow2_layout *layout = r->layout;
+	struct qcow2_layout *layout = r->layout;
 	const char *path = td_file_path(r->file);
 	unsigned span = qcow2_span_bits(layout);
 	uint64_t needs = ((layout->size - 1) >> span) + 1;
@@ -153,6 +158,13 @@ static int check_tables(const struct reading *r)
 		return td_fail(r->why, -EINVAL, "%s: its snapshot table, %llu entries at %llu, "
 			       "cannot be", path, (unsigned long long)layout->snapshots,
 			       (unsigned long long)layout->snapshots_at);
+	if (layout->encryption != QCOW2_LUKS)
+		layout->luks_at = layout->luks_len = 0;
+	else if (layout->luks_len < TD_LUKS_MIN || layout->luks_len > QCOW2_LUKS_MAX ||
+		 !table_fits(r, layout->luks_at, layout->luks_len))
+		return td_fail(r->why, -EINVAL, "%s: its LUKS header, %llu bytes at %llu, cannot be",
+			       path, (unsigned long long)layout->luks_len,
+			       (unsigned long long)layout->luks_at);
 	return 0;
 }
 
@@ -169,9 +181,10 @@ static int read_numbers(struct reading *r, const struct qcow2_header *head, uint
 	if (layout->cluster_bits < 9 || layout->cluster_bits > 21)
 		return td_fail(r->why, -EINVAL, "%s: clusters of 2^%u bytes cannot be", path,
 			       layout->cluster_bits);
-	if (from_be32(head->encryption))
+	layout->encryption = from_be32(head->encryption);
+	if (layout->encryption > QCOW2_LUKS)
 		return td_fail(r->why, -ENOTSUP, "%s: is encrypted (method %u), which is not "
-			       "supported", path, from_be32(head->encryption));
+			       "supported", path, layout->encryption);
 	layout->size = from_be64(head->size);
 	if (!layout->size || layout->size > INT64_MAX - MiB)
 		return td_fail(r->why, -EINVAL, "%s: a disk of %llu bytes cannot be", path,

@@ -49,6 +49,10 @@ enum qcow2_incompatible {
 #define QCOW2_EXT_DATA_FILE 0x44415441u
 #define QCOW2_EXT_FEATURES 0x6803f857u
 #define QCOW2_EXT_BITMAPS 0x23852875u
+#define QCOW2_EXT_LUKS 0x0537be77u
+#define QCOW2_LUKS_MAX (16u << 20)
+
+enum qcow2_encryption { QCOW2_PLAIN, QCOW2_AES, QCOW2_LUKS };
 
 /* Entries of L1 and L2. */
 #define QCOW2_COPIED (1ull << 63)     /* its refcount is 1 */
@@ -68,6 +72,8 @@ struct qcow2_layout {
 	uint64_t incompatible, compatible, autoclear;
 	uint32_t bitmaps;             /* as their extension has it, which is true if */
 	uint64_t bitmaps_at, bitmaps_len; /* the autoclear bit is set: the directory */
+	uint32_t encryption;
+	uint64_t luks_at, luks_len;   /* the header of that, with its keys; 0: none */
 	bool zstd;
 	bool extended;                /* L2 entries of 16 bytes: with subclusters */
 	bool external;                /* data lie in a file of their own */

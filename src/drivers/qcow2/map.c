@@ -33,6 +33,7 @@ bool qcow2_place_fits(const struct qcow2 *q, uint64_t at)
 	uint64_t cluster = qcow2_cluster(layout);
 
 	return at >= cluster && is_aligned(at, cluster) && at < td_file_size(q->file) &&
+	       !hits(at, cluster, layout->luks_at, layout->luks_len) &&
 	       !hits(at, cluster, layout->l1_at, layout->l1_count * 8) &&
 	       !hits(at, cluster, layout->table_at,
 		     layout->table_clusters << layout->cluster_bits);

@@ -105,7 +105,8 @@ static int open_map(struct qcow2 *q, struct td_why *why)
 		.file = q->data ? q->data : q->file, .cache = q->cache,
 		.ops = q->layout.autoclear & QCOW2_AUTOCLEAR_RAW ? &raw_ops : &ops,
 		.unit = cluster, .grain = q->layout.extended ? cluster / 32 : cluster,
-		.zeroes = q->layout.version > 2,
+		.zeroes = q->layout.version > 2, .crypt = q->crypt,
+		.crypt_by_disk = q->layout.encryption == QCOW2_AES,
 	};
 	uint64_t end;
 	int err = q->img->read_only ? 0 : used_end(q, &end);
@@ -208,6 +209,7 @@ static void qcow2_free(struct qcow2 *q)
 	qcow2_bitmaps_free(q);
 	td_map_free(q->map);
 	qcow2_copies_free(q);
+	td_crypt_free(q->crypt);
 	td_cache_free(q->cache);
 	td_space_free(q->space);
 	td_file_close(q->data);
@@ -252,6 +254,8 @@ static int qcow2_open(struct td_image *img, struct td_why *why)
 		err = qcow2_layout_read(q->file, &q->layout, why);
 	if (!err && q->snapshot)
 		err = open_snapshot(q, why);
+	if (!err)
+		err = qcow2_crypt_open(q, why);
 	if (!err)
 		err = open_data(q, why);
 	if (!err)
@@ -343,6 +347,7 @@ static int qcow2_info(struct td_image *img, td_info_put *put, void *arg)
 	put_number(put, arg, "file-length", td_file_size(q->file));
 	put(arg, "compression", layout->zstd ? "zstd" : "zlib");
 	put(arg, "subclusters", layout->extended ? "yes" : "no");
+	qcow2_crypt_info(q, put, arg);
 	if (q->data)
 		put(arg, "data-file", td_file_path(q->data));
 	if (q->data)

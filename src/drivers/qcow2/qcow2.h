@@ -10,7 +10,7 @@
  *   packed.c  compressed clusters     create.c, check.c
  *   reuse.c   what was free already
  *   snapshot.c  snapshots within      change.c  another size
- *   header.c  another backing file
+ *   header.c  another backing file     crypt.c   encrypted images
  *   bitmaps.c   persistent bitmaps
  */
 #ifndef QCOW2_H
@@ -70,6 +70,7 @@ struct qcow2 {
 	struct td_cache *cache;
 	struct td_space *space;
 	struct td_map *map;
+	struct td_crypt *crypt; /* of the data; NULL: none, or keyless */
 	uint32_t page;         /* of the cache */
 	uint64_t packed_at, packed_end; /* room behind the last compressed cluster */
 	struct qcow2_job longer;  /* the refcount table becomes longer */
@@ -144,10 +145,22 @@ int qcow2_place_packed(struct td_image *img, struct td_park *park, uint64_t len,
 int qcow2_set_packed(struct td_image *img, uint64_t offset, uint64_t at, uint64_t len);
 int qcow2_unpack(struct td_image *img, const void *from, size_t len, void *to);
 
+/* crypt.c */
+int qcow2_crypt_open(struct qcow2 *q, struct td_why *why);
+void qcow2_crypt_info(const struct qcow2 *q, td_info_put *put, void *arg);
+/* A cluster that lay at from is to lie at to; 0: it is plain there. */
+int qcow2_recrypt(struct qcow2 *q, void *buf, uint64_t from, uint64_t to);
+struct qcow2_create_options;
+int qcow2_crypt_plan(const struct td_create *make, const struct qcow2_create_options *options,
+		     struct qcow2_layout *layout, struct td_why *why);
+/* The LUKS header of a new image, to be freed, and its length; NULL: it needs none. */
+int qcow2_crypt_make(const struct td_create *make, const struct qcow2_create_options *options,
+		     struct qcow2_layout *layout, void **header, struct td_why *why);
+
 /* create.c */
 struct qcow2_create_options {
 	bool extended_l2, metadata, lazy_refcounts, data_file_raw;
-	char *data_file, *compression;
+	char *data_file, *compression, *encryption, *iter_time;
 };
 extern const struct td_option qcow2_create_options[];
 int qcow2_create(const struct td_create *make, struct td_why *why);

@@ -156,8 +156,12 @@ static void copy_read(struct td_req *req)
 {
 	struct qcow2_copy *copy = req->user;
 
-	if (req->err) {
-		copy_end(copy, req->err);
+	int err = req->err;
+
+	if (!err)
+		err = qcow2_recrypt(copy->q, copy->buf, copy->entry & QCOW2_HOST, copy->to);
+	if (err) {
+		copy_end(copy, err);
 		return;
 	}
 	req->step = copy_written;

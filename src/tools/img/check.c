@@ -120,6 +120,7 @@ static int check_run(struct tool_run *run, void *arg, char **words, int count)
 				  "repairs no errors" : "repairs no leaks");
 	if (!code) {
 		how.repair = repair;
+		how.keyless = true;
 		disk.disk = name_open_with(run, &disk.name, !repair, &how);
 		code = disk.disk ? check(run, options, &disk, repair) : NOT_CHECKED;
 	}

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/guard.h"
 #include "tools/img/img.h"
 
 struct options {
@@ -59,14 +60,16 @@ static int look(struct commit *commit, const char *word)
 {
 	struct tool_run *run = commit->run;
 	const struct td_image *base;
+	AUTO_FREE char *keys = NULL;
 	int code = img_open(run, commit->options->img.format, "-f", word, true, &commit->img);
 
 	if (code)
 		return code;
 	base = find_base(commit, &commit->depth);
+	keys = base && base->encrypted ? name_key_words(&commit->img.name) : NULL;
 	if (base) {
-		code = name_parse(run, base->driver->name, NULL, base->target, NULL,
-				  &commit->base.name);
+		code = name_parse(run, base->driver->name, NULL, base->target,
+				  keys && *keys ? keys : NULL, &commit->base.name);
 	} else {
 		tool_say(run->tool, commit->options->base ? "%s: %s does not lie below it" :
 			 "%s: no image lies below it", name_path(&commit->img.name),

@@ -11,8 +11,9 @@
 #include "core/queue.h"
 #include "io/loop.h"
 
-int img_open(struct tool_run *run, const char *format, const char *option, const char *word,
-	     bool read_only, struct img_disk *out)
+static int img_open_with(struct tool_run *run, const char *format, const char *option,
+			 const char *word, bool read_only, struct td_disk_options *how,
+			 struct img_disk *out)
 {
 	int code;
 
@@ -20,8 +21,24 @@ int img_open(struct tool_run *run, const char *format, const char *option, const
 	code = name_parse(run, format, option, word, NULL, &out->name);
 	if (code)
 		return code;
-	out->disk = name_open(run, &out->name, read_only);
+	out->disk = name_open_with(run, &out->name, read_only, how);
 	return out->disk ? TOOL_OK : TOOL_FAILED;
+}
+
+int img_open(struct tool_run *run, const char *format, const char *option, const char *word,
+	     bool read_only, struct img_disk *out)
+{
+	struct td_disk_options how = { 0 };
+
+	return img_open_with(run, format, option, word, read_only, &how, out);
+}
+
+int img_open_keyless(struct tool_run *run, const char *format, const char *option,
+		     const char *word, struct img_disk *out)
+{
+	struct td_disk_options how = { .keyless = true };
+
+	return img_open_with(run, format, option, word, true, &how, out);
 }
 
 int img_close(struct tool_run *run, struct img_disk *disk)

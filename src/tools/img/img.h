@@ -56,6 +56,9 @@ struct img_disk {
 /* An exit code; img_close() in any case. */
 int img_open(struct tool_run *run, const char *format, const char *option, const char *word,
 	     bool read_only, struct img_disk *out);
+/* For reading, and nothing of an encrypted image's data. */
+int img_open_keyless(struct tool_run *run, const char *format, const char *option,
+		     const char *word, struct img_disk *out);
 int img_close(struct tool_run *run, struct img_disk *disk);
 
 /* Prints and frees it; an exit code. */

@@ -38,6 +38,8 @@ static json_t *image_json(struct td_image *img, bool guessed)
 
 	if (!stat(img->target, &st))
 		json_object_set_new(out, "actual-size", img_number(st.st_blocks * 512ull));
+	if (img->encrypted)
+		json_object_set_new(out, "encrypted", json_true());
 	json_object_set_new(out, "block-size", img_number(img->block_size));
 	if (img->below) {
 		json_object_set_new(out, "backing-filename", json_string(img->below->target));
@@ -66,6 +68,8 @@ static void print_image(const json_t *image)
 	       (unsigned long long)disk);
 	if (size)
 		printf("disk size: %s\n", size_text(json_integer_value(size), text));
+	if (json_is_true(json_object_get(image, "encrypted")))
+		printf("encrypted: yes\n");
 	if (below)
 		printf("backing file: %s (%s)\n", below, json_string_value(
 			json_object_get(image, "backing-filename-format")));
@@ -122,7 +126,7 @@ static int info_run(struct tool_run *run, void *arg, char **words, int count)
 	struct img_disk disk;
 	bool guessed;
 	const char *format = format_of(run, options, words[0], &guessed);
-	int code = img_open(run, format, "-f", words[0], true, &disk);
+	int code = img_open_keyless(run, format, "-f", words[0], &disk);
 
 	if (!code)
 		code = tell(run, options, disk.disk, guessed);

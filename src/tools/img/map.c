@@ -143,7 +143,7 @@ static int map_run(struct tool_run *run, void *arg, char **words, int count)
 {
 	const struct options *options = arg;
 	struct map map = { .run = run, .list = options->img.json ? json_array() : NULL };
-	int code = img_open(run, options->img.format, "-f", words[0], true, &map.disk);
+	int code = img_open_keyless(run, options->img.format, "-f", words[0], &map.disk);
 
 	if (!code)
 		code = range(&map, options);

@@ -99,6 +99,7 @@ static int snapshot(struct tool_run *run, const struct options *options, struct 
 static int snapshot_run(struct tool_run *run, void *arg, char **words, int count)
 {
 	const struct options *options = arg;
+	struct td_disk_options how = { .keyless = true };
 	struct img_disk disk = { 0 };
 	struct td_snapshots ask;
 	int code = ask_for(run, options, &ask), end;
@@ -108,7 +109,7 @@ static int snapshot_run(struct tool_run *run, void *arg, char **words, int count
 	if (!code && !img_driver(&disk)->snapshot)
 		code = img_cannot(run, &disk, TOOL_FAILED, "has no snapshots");
 	if (!code) {
-		disk.disk = name_open(run, &disk.name, ask.op == TD_SNAPSHOT_LIST);
+		disk.disk = name_open_with(run, &disk.name, ask.op == TD_SNAPSHOT_LIST, &how);
 		code = disk.disk ? snapshot(run, options, &disk, &ask) : TOOL_FAILED;
 	}
 	end = img_close(run, &disk);

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The terminal, and what was typed there.
+ */
+#include "tools/key.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "base/guard.h"
+#include "base/key.h"
+
+struct tool_asked {
+	struct tool_asked *next;
+	char *image;
+	struct td_key *key;
+};
+
+/* A line, up to its end; a signal that ends the tool ends it too. */
+static int line_read(int tty, struct td_key *key)
+{
+	char *to = (char *)key->data;
+
+	while (key->len < TD_KEY_MAX) {
+		ssize_t n = read(tty, to + key->len, 1);
+
+		if (n < 0 && errno == EINTR && !tool_stopped)
+			continue;
+		if (n <= 0)
+			return -ENOKEY;
+		if (to[key->len] == '\n')
+			return key->len ? 0 : -ENOKEY;
+		key->len++;
+	}
+	return -ENOKEY;
+}
+
+static struct td_key *type_key(const char *question, const char *image)
+{
+	AUTO_CLOSE int tty = open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY);
+	struct termios before, silent;
+	struct td_key *key;
+	int err = -ENOKEY;
+
+	if (tty < 0 || tcgetattr(tty, &before))
+		return NULL;
+	key = td_key_new();
+	if (!key)
+		return NULL;
+	silent = before;
+	silent.c_lflag &= ~(tcflag_t)ECHO;
+	if (!tcsetattr(tty, TCSAFLUSH, &silent)) {
+		dprintf(tty, "%s %s: ", question, image);
+		err = line_read(tty, key);
+		tcsetattr(tty, TCSAFLUSH, &before);
+		dprintf(tty, "\n");
+	}
+	if (!err)
+		return key;
+	td_keys_free(key);
+	return NULL;
+}
+
+static int remember(struct tool_run *run, const char *image, struct td_key *key,
+		    const struct td_key **out)
+{
+	struct tool_asked *asked = calloc(1, sizeof(*asked));
+
+	if (asked)
+		asked->image = strdup(image);
+	if (!asked || !asked->image) {
+		free(asked);
+		td_keys_free(key);
+		return -ENOMEM;
+	}
+	asked->key = key;
+	asked->next = run->asked;
+	run->asked = asked;
+	*out = key;
+	return 0;
+}
+
+int key_ask(void *arg, const char *image, const struct td_key **out)
+{
+	struct tool_run *run = arg;
+	struct td_key *key;
+
+	for (const struct tool_asked *asked = run->asked; asked; asked = asked->next)
+		if (!strcmp(asked->image, image)) {
+			*out = asked->key;
+			return 0;
+		}
+	key = type_key("Passphrase of", image);
+	return key ? remember(run, image, key, out) : -ENOKEY;
+}
+
+int key_ask_new(struct tool_run *run, const char *image, const struct td_key **out)
+{
+	struct td_key *key = type_key("New passphrase of", image), *again;
+	bool same;
+
+	if (!key)
+		return -ENOKEY;
+	again = type_key("Again, the passphrase of", image);
+	same = again && key->len == again->len && !memcmp(key->data, again->data, key->len);
+	td_keys_free(again);
+	if (same)
+		return remember(run, image, key, out);
+	td_keys_free(key);
+	tool_say(run->tool, "%s: that was not the same passphrase", image);
+	return -EINVAL;
+}
+
+void keys_forget(struct tool_run *run)
+{
+	while (run->asked) {
+		struct tool_asked *asked = run->asked;
+
+		run->asked = asked->next;
+		td_keys_free(asked->key);
+		free(asked->image);
+		free(asked);
+	}
+}
