@@ -148,15 +148,17 @@ static void change(const char *spec)
 
 static uint64_t sum_of(const char *path)
 {
-	static char memory[MiB];
+	static uint64_t memory[MiB / 8];
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	uint64_t sum = 0;
 	ssize_t n;
 
 	demand(fd >= 0);
-	while ((n = read(fd, memory, sizeof(memory))) > 0)
-		for (ssize_t i = 0; i < n; i++)
-			sum = sum * 0x100000001b3ull ^ (uint8_t)memory[i];
+	while ((n = read(fd, memory, sizeof(memory))) > 0) {
+		memset((char *)memory + n, 0, -n & 7);
+		for (ssize_t i = 0; i < (n + 7) / 8; i++)
+			sum = (sum ^ memory[i]) * 0x9e3779b97f4a7c15ull + n;
+	}
 	close(fd);
 	return sum;
 }

@@ -86,6 +86,9 @@ static const struct fuzz_image qcow2_images[] = {
 	{ .cluster = 4096, .packed = true },
 	{ .cluster = 4096, .how = SPARSE_SNAPSHOT },
 	{ .cluster = 512, .overlay = true, .how = SPARSE_SNAPSHOT | SPARSE_RESIZE },
+	{ .cluster = 16384, .create = "extended_l2=on", .overlay = true },
+	{ .cluster = 16384, .create = "extended_l2=on", .how = SPARSE_SNAPSHOT },
+	{ .cluster = 4096, .create = "compression_type=zstd", .packed = true },
 	{ 0 },
 };
 
@@ -102,6 +105,8 @@ static const struct fuzz_image vhdx_images[] = {
 	{ .cluster = 1 << 20 },
 	{ .cluster = 1 << 20, .overlay = true, .create = "log=1M" },
 	{ .cluster = 1 << 20, .create = "kind=fixed,sector=4096" },
+	{ .cluster = 1 << 20, .how = SPARSE_RESIZE, .running = true }, /* its log counts */
+	{ .cluster = 1 << 20, .overlay = true, .create = "log=1M", .running = true },
 	{ 0 },
 };
 

@@ -302,22 +302,28 @@ static void image_make(const struct fuzz_format *format, const struct fuzz_image
 	free(options);
 }
 
-/* Something in it: a few writes, and what the seed is to be used with. */
-static void image_fill(const struct fuzz_format *format, const struct fuzz_image *image)
+/* Something in it: a few writes, and what the seed is to be used with. Returns the
+ * size of the seed. */
+static size_t image_fill(const struct fuzz_format *format, const struct fuzz_image *image,
+			 uint8_t *out)
 {
 	char spec[512];
 	struct td_disk *disk;
+	size_t size = 0;
 
 	spec_of(format, image->how, spec, sizeof(spec));
 	disk = disk_open(spec, false, false);
-	if (!disk)
-		return; /* such are there to be read */
+	if (!disk) /* such are there to be read */
+		return sparse_from_file(fuzz_rig()->path, image->how, out);
 	fuzz_use(disk, image->packed ? 8 : 3, image->packed ? 24 : 6, true);
 	td_disk_settle(disk);
 	if (image->how & SPARSE_SNAPSHOT)
 		snapshot(disk, TD_SNAPSHOT_MAKE, "one");
 	fuzz_use(disk, 5, 2, true);
+	if (image->running)
+		size = sparse_from_file(fuzz_rig()->path, image->how, out);
 	td_disk_close(disk);
+	return image->running ? size : sparse_from_file(fuzz_rig()->path, image->how, out);
 }
 
 static size_t text_seed(const char *text, uint8_t *out)
@@ -340,8 +346,7 @@ size_t fuzz_image_seed(const struct fuzz_target *target, unsigned n, uint8_t *ou
 	if (!image || !image->cluster)
 		return !n && format->text ? text_seed(format->text, out) : 0;
 	image_make(format, image);
-	image_fill(format, image);
-	size = sparse_from_file(fuzz_rig()->path, image->how, out);
+	size = image_fill(format, image, out);
 	demand(size);
 	return size;
 }

@@ -13,6 +13,7 @@ struct fuzz_image {
 	const char *create;  /* "key=value,key=value" for create() */
 	uint32_t cluster;
 	bool overlay, packed;
+	bool running;        /* as it lies on disk while it is open for writing */
 	uint8_t how;         /* enum sparse_how */
 };
 

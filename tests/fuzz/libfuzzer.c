@@ -3,8 +3,10 @@
  * The targets under clang's libFuzzer: FUZZ_TARGET in the environment names one.
  * tests/fuzz/run starts it.
  */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include "fuzz.h"
 
@@ -17,6 +19,7 @@ static const struct fuzz_target *target;
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
+	struct rlimit files = { 1ull << 30, 1ull << 30 };
 	const char *name = getenv("FUZZ_TARGET");
 
 	target = name ? fuzz_target_find(name) : NULL;
@@ -24,6 +27,9 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 		fprintf(stderr, "%s: FUZZ_TARGET names no target\n", (*argv)[0]);
 		exit(2);
 	}
+	/* as on most file systems, there is an end to what a file can be */
+	signal(SIGXFSZ, SIG_IGN);
+	setrlimit(RLIMIT_FSIZE, &files);
 	return 0;
 }
 
