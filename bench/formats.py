@@ -5,7 +5,7 @@ import statistics
 
 import subjects
 
-NEW = ("qcow2", "vmdk", "vhd", "vdi")   # qcow has its rows in the first section
+NEW = ("qcow2", "vmdk", "vhd", "vhdx", "vdi")   # qcow has its rows in the first section
 PLACES = ("tmpfs", "disk")
 OURS = ("tapdisk",)
 SLOW = 10 # theirs is slow at first writes if our raw writes so many times faster

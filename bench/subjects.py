@@ -68,7 +68,7 @@ class Server:
         self.process.stderr.close()
 
 
-FORMATS = ("raw", "qcow", "qcow2", "vmdk", "vhd", "vdi")
+FORMATS = ("raw", "qcow", "qcow2", "vmdk", "vhd", "vhdx", "vdi")
 
 
 class Tapdisk:
