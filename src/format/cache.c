@@ -21,7 +21,7 @@
 
 static uint32_t *hash_of(struct td_cache *cache, uint64_t at)
 {
-	return &cache->hash[(at / cache->page * 0x9e3779b97f4a7c15ull >> 32) & cache->hash_mask];
+	return &cache->hash[((at >> cache->page_bits) * 0x9e3779b97f4a7c15ull >> 32) & cache->hash_mask];
 }
 
 static uint32_t slot_find(struct td_cache *cache, uint64_t at)
@@ -100,10 +100,24 @@ static int wait_for_slot(struct td_cache *cache, struct td_park *park)
 	return TD_PARKED;
 }
 
+/* It is the last to be evicted. */
+static void lru_add(struct td_cache *cache, struct cache_slot *slot)
+{
+	list_add(&cache->lru, &slot->link);
+	slot->moved = ++cache->moves;
+}
+
+/* Half of the pages at least are clean; one that is among the last quarter need not
+ * be moved: whoever has just got it keeps it. */
+static bool is_recent(const struct td_cache *cache, const struct cache_slot *slot)
+{
+	return cache->moves - slot->moved < cache->count / 4;
+}
+
 void cache_cleaned(struct td_cache *cache, uint32_t i)
 {
 	cache->dirty--;
-	list_add(&cache->lru, &cache->slot[i].link);
+	lru_add(cache, &cache->slot[i]);
 }
 
 /* ---- requests ---------------------------------------------------------------- */
@@ -124,7 +138,7 @@ static void load_ended(struct td_req *req)
 		slot_forget(cache, own->slot);
 		list_add(&cache->free, &slot->link);
 	} else {
-		list_add(&cache->lru, &slot->link);
+		lru_add(cache, slot);
 	}
 	cache_req_put(cache, own);
 	td_parks_go(&parks, err);
@@ -182,7 +196,7 @@ static int load_now(struct td_cache *cache, uint64_t at)
 	if (cache->patch)
 		cache->patch(cache->img, cache_page(cache, i), cache->page, at);
 	slot_name(cache, i, at);
-	list_add(&cache->lru, &cache->slot[i].link);
+	lru_add(cache, &cache->slot[i]);
 	return 0;
 }
 
@@ -190,14 +204,29 @@ static void *hit(struct td_cache *cache, uint32_t i, uint64_t at)
 {
 	struct cache_slot *slot = &cache->slot[i];
 
-	if (!slot->dirty && !slot->in_batch) {
+	if (!slot->dirty && !slot->in_batch && !is_recent(cache, slot)) {
 		list_del(&slot->link);
-		list_add(&cache->lru, &slot->link);
+		lru_add(cache, slot);
 	}
+	cache->near[(at >> cache->page_bits) % CACHE_NEAR] = i;
 	return cache_page(cache, i) + (at & (cache->page - 1));
 }
 
-int td_cache_get(struct td_cache *cache, uint64_t at, struct td_park *park, void **out)
+/* A hit that changes nothing: most are. */
+static bool near_hit(const struct td_cache *cache, uint64_t at, void **out)
+{
+	uint32_t i = cache->near[(at >> cache->page_bits) % CACHE_NEAR];
+	const struct cache_slot *slot = &cache->slot[i];
+
+	if (i == CACHE_NONE || slot->at != round_down(at, cache->page) || !slot->used ||
+	    slot->loading || !is_recent(cache, slot))
+		return false;
+	*out = cache_page(cache, i) + (at & (cache->page - 1));
+	return true;
+}
+
+static int __attribute__((noinline)) get(struct td_cache *cache, uint64_t at,
+					 struct td_park *park, void **out)
 {
 	uint64_t page = round_down(at, cache->page);
 	uint32_t i = slot_find(cache, page);
@@ -229,6 +258,11 @@ int td_cache_get(struct td_cache *cache, uint64_t at, struct td_park *park, void
 	return TD_PARKED;
 }
 
+int td_cache_get(struct td_cache *cache, uint64_t at, struct td_park *park, void **out)
+{
+	return near_hit(cache, at, out) ? 0 : get(cache, at, park, out);
+}
+
 int td_cache_get_new(struct td_cache *cache, uint64_t at, struct td_park *park, void **out)
 {
 	uint64_t page = round_down(at, cache->page);
@@ -246,7 +280,7 @@ int td_cache_get_new(struct td_cache *cache, uint64_t at, struct td_park *park, 
 	}
 	slot_name(cache, i, page);
 	memset(cache_page(cache, i), 0, cache->page);
-	list_add(&cache->lru, &cache->slot[i].link);
+	lru_add(cache, &cache->slot[i]);
 	*out = cache_page(cache, i) + (at & (cache->page - 1));
 	return 0;
 }
@@ -271,7 +305,7 @@ int td_cache_room(struct td_cache *cache, struct td_park *park)
 
 void td_cache_dirty(struct td_cache *cache, void *at, unsigned stage)
 {
-	uint32_t i = ((char *)at - cache->pages) / cache->page;
+	uint32_t i = (size_t)((char *)at - cache->pages) >> cache->page_bits;
 	struct cache_slot *slot = &cache->slot[i];
 
 	if (slot->dirty)
@@ -419,6 +453,8 @@ int td_cache_new(struct td_image *img, struct td_file *file,
 	cache->img = img;
 	cache->file = file;
 	cache->page = config->page;
+	cache->page_bits = __builtin_ctz(config->page);
+	memset(cache->near, 0xff, sizeof(cache->near));
 	cache->shows = config->shows;
 	cache->data_file = config->data;
 	cache->count = max_u64(min_u64(size, SIZE_LIMIT) / config->page, CACHE_LEAST);

@@ -72,7 +72,7 @@ static uint64_t l2_entry_at(const struct qcow2 *q, uint64_t table, uint64_t offs
 /* Bytes from there to the end of the page. */
 static uint64_t page_left(const struct qcow2 *q, uint64_t at)
 {
-	return q->page - at % q->page;
+	return q->page - (at & (q->page - 1));
 }
 
 static uint64_t entries_left(const struct qcow2 *q, uint64_t entry_at)
@@ -88,7 +88,7 @@ static uint64_t hole_len(const struct qcow2 *q, const be64 *entry, uint64_t offs
 	uint64_t span = 1ull << qcow2_span_bits(&q->layout), index = l1_index(q, offset);
 	uint64_t max = min_u64(page_left(q, q->layout.l1_at + index * 8) / 8,
 			       q->layout.l1_count - index);
-	uint64_t total = span - offset % span;
+	uint64_t total = span - (offset & (span - 1));
 
 	for (uint64_t i = 1; i < max && total < len && !(from_be64(entry[i]) & QCOW2_HOST); i++)
 		total += span;
@@ -123,6 +123,10 @@ static int spot_of(struct qcow2 *q, uint64_t offset, uint64_t entry, bool own_ta
 	uint64_t host = entry & QCOW2_HOST, skip = offset & (qcow2_cluster(&q->layout) - 1);
 	bool zero = entry & QCOW2_ZERO && q->layout.version > 2;
 
+	if (!entry && !q->layout.external) {
+		*out = (struct td_spot){ .kind = TD_SPOT_HOLE };
+		return 0;
+	}
 	if (entry & QCOW2_PACKED && !q->layout.external)
 		return qcow2_packed_spot(q, offset, entry, out);
 	if (entry & QCOW2_L2_RESERVED || (entry & QCOW2_ZERO && !zero) ||
@@ -148,11 +152,11 @@ static int spot_of(struct qcow2 *q, uint64_t offset, uint64_t entry, bool own_ta
 static uint64_t run_len(const struct qcow2 *q, const be64 *entry, uint64_t max, uint64_t offset,
 			uint64_t len, const struct td_spot *spot)
 {
-	uint64_t cluster = qcow2_cluster(&q->layout), total = cluster - offset % cluster;
+	uint64_t cluster = qcow2_cluster(&q->layout), total = cluster - (offset & (cluster - 1));
 	uint64_t first = from_be64(entry[0]);
 	bool placed = first & (q->layout.external ? QCOW2_COPIED : QCOW2_HOST);
 
-	if (spot->kind == TD_SPOT_PACKED)
+	if (total >= len || spot->kind == TD_SPOT_PACKED)
 		return total;
 	for (uint64_t i = 1; i < max && total < len; i++, total += cluster)
 		if (from_be64(entry[i]) != first + (placed ? i * cluster : 0))
@@ -187,7 +191,7 @@ int qcow2_find(struct td_image *img, struct td_park *park, uint64_t offset, uint
 	if (!err && !q->layout.extended)
 		out->len = run_len(q, page, entries_left(q, at), offset, len, out);
 	/* what follows the first has not been looked at, but for being in a row */
-	if (!err && !q->layout.external &&
+	if (!err && !q->layout.external && out->len > qcow2_cluster(&q->layout) &&
 	    (out->kind == TD_SPOT_DATA || out->kind == TD_SPOT_SHARED))
 		out->len = min_u64(out->len, round_up(td_file_size(q->file),
 						      qcow2_cluster(&q->layout)) - out->at);
