@@ -18,7 +18,7 @@ device() { # SIZE: a new one
 # What is left there never shows, and never gets an owner that it had not.
 room() {
 	content
-	for kind in cluster_size=64K cluster_size=512 cluster_size=64K,extended_l2=on; do
+	for kind in cluster_size=512 cluster_size=64K,extended_l2=on cluster_size=64K; do
 		for over in "-b $work/raw -F raw" ""; do
 			[ -n "$over" ] || [ $kind = cluster_size=64K ] || continue
 			device 48M
@@ -28,15 +28,15 @@ room() {
 			[ -z "$over" ] || cp raw model
 			[ -n "$over" ] || touch model
 			truncate -s 11M model
-			writes "$loop" model ops=400
+			writes "$loop" model ops=250
 			must "$TAP_IMG" resize -q -f qcow2 "$loop" 14M
 			truncate -s 14M model
-			writes "$loop" model ops=300
+			writes "$loop" model ops=150
 		done
 	done
 	must "$QCOW2_OPS" "qcow2:$loop" make one
 	cp model one
-	writes "$loop" model ops=300
+	writes "$loop" model ops=150
 	must "$QCOW2_OPS" "qcow2:$loop" apply one
 	sound "$loop" one
 }
@@ -46,14 +46,14 @@ full() {
 	device 4M
 	must qemu-img create -q -f qcow2 "$loop" 11M
 	truncate -s 11M model
-	timeout 120 "$QCOW_RANDOM" "qcow2:$loop" model ops=3000 full=1 >out.txt 2>&1 ||
+	timeout 120 "$QCOW_RANDOM" "qcow2:$loop" model ops=1000 full=1 >out.txt 2>&1 ||
 		fail "$(cat out.txt)"
 	grep -q "$loop: no room is left on the device" out.txt || fail "$(tail -3 out.txt)"
 	sound "$loop" model leaks
 	must qemu-img create -q -f qcow2 "$loop" 2M
 	rm -f model
 	truncate -s 2M model
-	writes "$loop" model
+	writes "$loop" model ops=200
 }
 
 # Marked dirty, refcounts lost: nothing that tables show is taken for room.
@@ -63,13 +63,13 @@ dirty() {
 	must qemu-img create -q -f qcow2 -o cluster_size=4K,lazy_refcounts=on "$loop" 10M
 	( qemu-io -f qcow2 -c "write -P 7 1M 5M" -c flush -c abort "$loop" ) >/dev/null 2>&1
 	qemu-img convert -U -f qcow2 -O raw "$loop" model || fail "convert"
-	writes "$loop" model ops=300
+	writes "$loop" model ops=150
 }
 
 killed() {
 	device 64M
 	must qemu-img create -q -f qcow2 "$loop" 24M
-	timeout 100 "$KILLED" -T 3 "$TAPDISK" "qcow2:$loop" >out.txt 2>&1 || fail "$(cat out.txt)"
+	timeout 100 "$KILLED" -T 2 "$TAPDISK" "qcow2:$loop" >out.txt 2>&1 || fail "$(cat out.txt)"
 }
 
 "$1"

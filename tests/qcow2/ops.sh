@@ -111,7 +111,7 @@ sizes() {
 			ops a resize $((11 * 1048576 + 512))
 			truncate -s $((11 * 1048576 + 512)) model
 			sound a model
-			writes a model ops=200
+			writes a model ops=50
 			must "$TAP_IMG" compare -q qcow2:a,snapshot=s -F raw raw
 		done
 	done

@@ -107,22 +107,22 @@ subclusters() {
 	writes a model seed="$1"
 	must qemu-img snapshot -c one a
 	cp model model-one
-	writes a model seed="$1"
+	writes a model seed="$1" ops=200
 	must qemu-img convert -l snapshot.name=one -f qcow2 -O raw a got
 	cmp got model-one || fail "a snapshot was changed"
 	must qemu-img snapshot -a one a
-	writes a model-one seed="$1"
+	writes a model-one seed="$1" ops=200
 	image a 11M -b raw -F raw -o extended_l2=on,cluster_size=64K
 	cp raw model
 	truncate -s 11M model
 	writes a model seed="$1" ops=300
 	must "$QCOW2_OPS" qcow2:a make one
 	cp model model-one
-	writes a model seed="$1"
+	writes a model seed="$1" ops=300
 	must qemu-img convert -l snapshot.name=one -f qcow2 -O raw a got
 	cmp got model-one || fail "a snapshot was changed"
 	must "$QCOW2_OPS" qcow2:a delete one
-	writes a model seed="$1"
+	writes a model seed="$1" ops=100
 }
 
 data-file() {
