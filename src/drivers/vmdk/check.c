@@ -109,13 +109,14 @@ static int walk_table(struct walk *walk, uint64_t number)
 	for (uint64_t i = 0; i < walk->table_len; i += entry, offset += e->layout.grain)
 		if (offset < e->end - e->start)
 			walk_entry(walk, e->start + offset, walk->table + i);
-	if (!e->table[1] || e->layout.unclean)
+	if (!e->table[1])
 		return 0;
 	err = table_read(walk, number, 1, walk->other);
 	if (err)
 		return err == -ENOENT || err == -EBADMSG ? 0 : err;
 	take_sectors(walk, vmdk_table_at(e, e->table[1][number]), walk->table_len);
-	compare(walk, number);
+	if (!e->layout.unclean)
+		compare(walk, number);
 	return 0;
 }
 
@@ -129,6 +130,16 @@ static void count_leaks(struct walk *walk)
 	for (uint64_t i = walk->e->layout.overhead / VMDK_SECTOR; i < walk->sectors; i++)
 		lost += !(walk->used[i / 8] & 1 << i % 8);
 	walk->check->leaks += lost / (walk->e->layout.grain / VMDK_SECTOR);
+}
+
+static void take_directories(struct walk *walk)
+{
+	const struct vmdk_layout *layout = &walk->e->layout;
+	uint64_t len = layout->tables * vmdk_entry_size(layout);
+
+	take_sectors(walk, layout->gd_at, len);
+	if (layout->rgd_at)
+		take_sectors(walk, layout->rgd_at, len);
 }
 
 static int walk_extent(struct walk *walk)
@@ -149,6 +160,8 @@ static int walk_extent(struct walk *walk)
 	walk->other = malloc(walk->table_len);
 	if (!walk->table || !walk->other)
 		err = -ENOMEM;
+	if (!err)
+		take_directories(walk);
 	for (uint64_t i = 0; i < e->layout.tables && !err; i++)
 		err = walk_table(walk, i);
 	if (!err)

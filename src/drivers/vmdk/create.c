@@ -136,37 +136,46 @@ static int text_of(struct td_file *file, struct vmdk_text *text, struct td_why *
 	return td_fail(why, -EINVAL, "%s: has no VMDK descriptor", td_file_path(file));
 }
 
-static int plan_parent(struct plan *plan, struct td_why *why)
+int vmdk_parent_cid(struct td_files *files, const char *image, const char *backing,
+		    const char *format, uint32_t *cid, struct td_why *why)
 {
-	const struct td_create *make = plan->make;
-	AUTO_FREE char *copy = strdup(make->path);
+	AUTO_FREE char *copy = strdup(image);
 	AUTO_FREE char *path = NULL;
 	struct vmdk_text text;
 	struct td_file *file;
 	int err;
 
-	plan->parent_cid = VMDK_NO_CID;
-	if (!make->backing)
+	*cid = VMDK_OTHER_CID;
+	if (format && strcmp(format, "vmdk"))
 		return 0;
-	err = check_name(make->backing, why);
-	if (err)
-		return err;
-	plan->parent_cid = VMDK_OTHER_CID;
-	if (make->backing_format && strcmp(make->backing_format, "vmdk"))
-		return check_name(make->backing_format, why);
-	if (!copy || (*make->backing == '/' ? !(path = strdup(make->backing)) :
-		      asprintf(&path, "%s/%s", dirname(copy), make->backing) < 0))
-		return td_fail(why, -ENOMEM, "%s: no memory", make->path);
-	err = td_file_open(make->files, path, 0, &file, why);
+	if (!copy || (*backing == '/' ? !(path = strdup(backing)) :
+		      asprintf(&path, "%s/%s", dirname(copy), backing) < 0))
+		return td_fail(why, -ENOMEM, "%s: no memory", image);
+	err = td_file_open(files, path, 0, &file, why);
 	if (err)
 		return err;
 	err = text_of(file, &text, why);
 	td_file_close(file);
 	if (err)
 		return err;
-	plan->parent_cid = text.cid;
+	*cid = text.cid;
 	vmdk_text_free(&text);
 	return 0;
+}
+
+static int plan_parent(struct plan *plan, struct td_why *why)
+{
+	const struct td_create *make = plan->make;
+	int err;
+
+	plan->parent_cid = VMDK_NO_CID;
+	if (!make->backing)
+		return 0;
+	err = check_name(make->backing, why);
+	if (!err && make->backing_format)
+		err = check_name(make->backing_format, why);
+	return err ? err : vmdk_parent_cid(make->files, make->path, make->backing,
+					   make->backing_format, &plan->parent_cid, why);
 }
 
 /* ---- a sparse extent ------------------------------------------------------------------ */

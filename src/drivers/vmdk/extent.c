@@ -133,6 +133,13 @@ static int all_tables(const struct vmdk_extent *e, struct td_why *why)
 	return 0;
 }
 
+static void directories_free(struct vmdk_extent *e)
+{
+	free(e->table[0]);
+	free(e->table[1]);
+	e->table[0] = e->table[1] = NULL;
+}
+
 static int directories_open(struct vmdk *v, struct vmdk_extent *e, struct td_why *why)
 {
 	int err = directory_read(e, e->layout.gd_at, &e->table[0], why);
@@ -169,15 +176,21 @@ static uint64_t end_of(const struct vmdk_extent *e)
 	return is_aligned(size, grain) ? size : round_up(size + grain, grain);
 }
 
+static int map_new(struct vmdk *v, struct vmdk_extent *e, struct td_why *why)
+{
+	struct td_map_config config = {
+		.file = e->file, .ops = &vmdk_sparse_ops, .unit = e->layout.grain,
+		.grain = e->layout.grain, .zeroes = e->layout.zeroes, .start = e->start,
+		.end = e->end, .cache = e->cache, .space = e->space,
+	};
+
+	return td_map_new(v->img, &config, &e->map, why);
+}
+
 static int sparse_map(struct vmdk *v, struct vmdk_extent *e, uint64_t cache, struct td_why *why)
 {
 	struct td_cache_config cache_config = { .page = PAGE, .size = cache,
 						.shows = VMDK_TABLES };
-	struct td_map_config config = {
-		.file = e->file, .ops = &vmdk_sparse_ops, .unit = e->layout.grain,
-		.grain = e->layout.grain, .zeroes = e->layout.zeroes, .start = e->start,
-		.end = e->end,
-	};
 	int err;
 
 	if (e->layout.compressed && !v->img->read_only)
@@ -186,9 +199,7 @@ static int sparse_map(struct vmdk *v, struct vmdk_extent *e, uint64_t cache, str
 	if (!err && !v->img->read_only)
 		err = td_space_new(v->img, e->file, e->cache, e->layout.grain, end_of(e), &e->space,
 				   why);
-	config.cache = e->cache;
-	config.space = e->space;
-	return err ? err : td_map_new(v->img, &config, &e->map, why);
+	return err ? err : map_new(v, e, why);
 }
 
 static int mended(struct vmdk *v, struct vmdk_extent *e, struct td_why *why)
@@ -238,6 +249,19 @@ static int sparse_open(struct vmdk *v, struct vmdk_extent *e, uint64_t size, boo
 			       (unsigned long long)e->start);
 	err = directories_open(v, e, why);
 	return err ? err : mended(v, e, why);
+}
+
+/* It has the marks of this session, if any: no reason to mend it. */
+int vmdk_extent_reopen(struct vmdk *v, struct vmdk_extent *e, struct td_why *why)
+{
+	uint64_t cache = v->cache_size ? v->cache_size : CACHE_DEFAULT;
+	int err = vmdk_layout_read(e->file, &e->layout, why);
+
+	e->layout.unclean = false;
+	directories_free(e);
+	if (!err)
+		err = directories_open(v, e, why);
+	return err ? err : sparse_map(v, e, cache, why);
 }
 
 /* ---- flat, and zeroes ----------------------------------------------------------------- */
@@ -337,6 +361,24 @@ int vmdk_extents_open(struct vmdk *v, struct td_why *why)
 	return err ? err : maps_open(v, why);
 }
 
+void vmdk_extent_close(struct vmdk_extent *e)
+{
+	td_map_free(e->map);
+	td_cache_free(e->cache);
+	td_space_free(e->space);
+	e->map = NULL;
+	e->cache = NULL;
+	e->space = NULL;
+}
+
+int vmdk_extent_end(struct vmdk *v, struct vmdk_extent *e, uint64_t end, struct td_why *why)
+{
+	e->end = end;
+	td_map_free(e->map);
+	e->map = NULL;
+	return e->type == VMDK_SPARSE ? map_new(v, e, why) : flat_map(v, e, why);
+}
+
 void vmdk_extents_close(struct vmdk *v)
 {
 	bool sound = true;
@@ -346,16 +388,15 @@ void vmdk_extents_close(struct vmdk *v)
 		struct vmdk_extent *e = &v->extent[i];
 
 		td_map_free(e->map);
+		e->map = NULL;
 		if (e->cache && e->space && td_cache_sync(e->cache))
 			sound = false;
-		td_cache_free(e->cache);
-		td_space_free(e->space);
+		vmdk_extent_close(e);
 	}
 	if (sound)
 		vmdk_unmark(v);
 	for (unsigned i = 0; i < v->extents; i++) {
-		free(v->extent[i].table[0]);
-		free(v->extent[i].table[1]);
+		directories_free(&v->extent[i]);
 		td_file_close(v->extent[i].file);
 	}
 	free(v->extent);

@@ -91,7 +91,7 @@ static int check_parent(const struct vmdk *v, struct td_why *why)
 	const struct td_image *below = v->img->below;
 	const struct vmdk_text *parent;
 
-	if (below->driver != &vmdk_driver || v->stale_parent)
+	if (!below || below->driver != &vmdk_driver || v->stale_parent)
 		return 0;
 	parent = &vmdk_of(below)->text;
 	if (!parent->lines || parent->cid == v->text.parent_cid)
@@ -204,7 +204,10 @@ static void vmdk_submit(struct td_queue *queue, struct td_image *img, struct td_
 		vmdk_mark(v, &waiting->park);
 		return;
 	}
-	td_map_submit(v->extent[0].map, req);
+	if (v->extent[0].map)
+		td_map_submit(v->extent[0].map, req);
+	else
+		td_end(req, -EIO); /* its size could not be changed */
 }
 
 /* ---- info ------------------------------------------------------------------------------- */
@@ -294,4 +297,6 @@ const struct td_driver vmdk_driver = {
 	.create_size = sizeof(struct vmdk_create_options),
 	.repairs = TD_REPAIR_ALL,
 	.measure = vmdk_measure,
+	.resize = vmdk_resize,
+	.set_backing = vmdk_set_backing,
 };

@@ -7,6 +7,7 @@
  *   map.c     grain tables: what lies where, and changes of it; both copies
  *   mark.c    what is written before the first write, and after the last
  *   stream.c  streams, while tools write them
+ *   change.c  another size, another parent    edit.c  of the descriptor
  *   create.c, check.c
  *
  * Each extent has a map of its own, and those with tables a cache and space. The
@@ -77,6 +78,11 @@ static inline struct td_file *vmdk_text_file(const struct vmdk *v)
 /* extent.c */
 int vmdk_extents_open(struct vmdk *v, struct td_why *why);
 void vmdk_extents_close(struct vmdk *v);
+/* Map, cache and space of an extent, whose file has been changed meanwhile. */
+void vmdk_extent_close(struct vmdk_extent *e);
+int vmdk_extent_reopen(struct vmdk *v, struct vmdk_extent *e, struct td_why *why);
+/* The only extent maps that much now. */
+int vmdk_extent_end(struct vmdk *v, struct vmdk_extent *e, uint64_t end, struct td_why *why);
 extern const struct td_map_ops vmdk_sparse_ops, vmdk_flat_ops;
 
 /* map.c: makes what entry (as it lies in a table) says a spot; no len. */
@@ -109,11 +115,28 @@ struct vmdk_header vmdk_stream_header(const struct vmdk_layout *layout, uint64_t
 int vmdk_stream_tail(struct td_file *file, const struct vmdk_layout *layout,
 		     const uint32_t *table, uint64_t at);
 
+/* edit.c */
+struct vmdk_edit {
+	uint64_t size;           /* of the only extent; 0: as it is */
+	bool parent;             /* it gets what follows: */
+	uint32_t parent_cid;
+	const char *hint, *format; /* NULL: none; of a VMDK */
+};
+int vmdk_edit(struct vmdk *v, const struct vmdk_edit *edit, struct td_why *why);
+
+/* change.c */
+int vmdk_resize(struct td_image *img, uint64_t size, struct td_why *why);
+int vmdk_set_backing(struct td_image *img, const char *backing, const char *format,
+		     struct td_why *why);
+
 struct vmdk_create_options {
 	char *subformat;
 	bool zeroed_grain;
 };
 int vmdk_create(const struct td_create *make, struct td_why *why);
+/* The CID that an image at path is to expect of its parent. */
+int vmdk_parent_cid(struct td_files *files, const char *path, const char *backing,
+		    const char *format, uint32_t *cid, struct td_why *why);
 int vmdk_measure(const struct td_create *make, struct td_measure *out, struct td_why *why);
 
 #endif

@@ -1,0 +1,128 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# change.sh CASE: other sizes, other parents, repaired leaks. Random runs have a new seed,
+# which is printed: RANDOM_SEED=n repeats it.
+. "$(dirname "$0")/lib.sh"
+need qemu-img qemu-io python3
+
+clean_check() { # IMAGE: nothing is wrong, and nothing leaks
+	must "$QCOW_CHECK" "vmdk:$1"
+	grep -qx 'corruptions: 0' out.txt && grep -qx 'leaks: 0' out.txt || fail "$(cat out.txt)"
+}
+
+grow() { # IMAGE MODEL SIZE
+	must "$TAP_IMG" resize -q -f vmdk "$1" "$3"
+	truncate -s "$(numfmt --from=iec "$3")" "$2"
+	must "$TAP_IMG" compare -q -f vmdk -F raw "$1" "$2"
+	must qemu-img compare -q -f vmdk -F raw "$1" "$2"
+}
+
+sizes() {
+	local kind size
+	for kind in cluster_size=4K,zeroed_grain=on cluster_size=64K subformat=monolithicFlat; do
+		clean
+		model 2001K
+		[ $kind = subformat=monolithicFlat ] && no_check=1 || no_check=
+		must "$TAP_IMG" create -q -f vmdk -o $kind a.vmdk 2001K
+		writes a.vmdk model seed="$seed" ops=150
+		for size in 2002K 7M 100M; do
+			grow a.vmdk model $size
+			[ -n "$no_check" ] || must qemu-img check -q -f vmdk a.vmdk
+			writes a.vmdk model seed="$seed" ops=150
+		done
+		theirs a.vmdk model "$seed"
+		[ $kind = cluster_size=4K,zeroed_grain=on ] || # libvmdk knows no such grains
+			libvmdk_reads a.vmdk model
+	done
+	refuses 'a.vmdk: a VMDK cannot be made smaller' \
+		"$TAP_IMG" resize -q --shrink -f vmdk a.vmdk 1M
+	# theirs
+	clean
+	model 5M
+	no_check=
+	must qemu-img create -q -f vmdk a.vmdk 5M
+	theirs a.vmdk model "$seed"
+	grow a.vmdk model 9G
+	sound a.vmdk model
+	clean
+	must qemu-img create -q -f vmdk -o subformat=twoGbMaxExtentSparse b.vmdk 3G
+	refuses 'only images of one extent' "$TAP_IMG" resize -q -f vmdk b.vmdk 4G
+	must "$TAP_IMG" create -q -f vmdk base.vmdk 8M
+	must "$TAP_IMG" create -q -f vmdk -b base.vmdk -F vmdk c.vmdk 4M
+	refuses 'c.vmdk: its parent is larger' "$TAP_IMG" resize -q -f vmdk c.vmdk 6M
+}
+
+# What lies past the end of the disk is not seen when that moves.
+hidden() {
+	local kind
+	for kind in monolithicSparse monolithicFlat; do
+		clean
+		must "$TAP_IMG" create -q -f vmdk -o subformat=$kind a.vmdk 4M
+		must qemu-io -f vmdk -c 'write -P 7 0 4M' a.vmdk
+		sed -i 's/^RW 8192 /RW 2049 /' a.vmdk # 1 MiB and a sector
+		must "$TAP_IMG" resize -q -f vmdk a.vmdk 6M
+		rm -f got
+		must "$TAP_IMG" convert -q -f vmdk -O raw a.vmdk got
+		must cmp got <(head -c $((1048576 + 512)) /dev/zero | tr '\0' '\7'
+			head -c $((5242880 - 512)) /dev/zero)
+	done
+}
+
+parents() {
+	local kind
+	head -c 9M /dev/urandom >raw
+	must qemu-img convert -f raw -O vmdk raw one.vmdk
+	head -c 5M raw >other
+	head -c 4M /dev/urandom >>other
+	must qemu-img convert -f raw -O vmdk other two.vmdk
+	for kind in theirs ours; do
+		rm -f a.vmdk model
+		cp raw model
+		if [ $kind = ours ]; then
+			must "$TAP_IMG" create -q -f vmdk -o cluster_size=4K -b one.vmdk -F vmdk a.vmdk
+		else
+			must qemu-img create -q -f vmdk -b one.vmdk -F vmdk a.vmdk
+		fi
+		writes a.vmdk model seed="$seed" ops=150
+		must "$TAP_IMG" rebase -f vmdk -b two.vmdk -F vmdk a.vmdk
+		sound a.vmdk model
+		grep -aq '^parentFileNameHint=".*/two.vmdk"$' a.vmdk || fail "$(head -c 1024 a.vmdk | tail -c 512)"
+		[ $((16#$(sed -n '/^CID=/{s///p;q}' two.vmdk))) = \
+			$((16#$(sed -n '/^parentCID=/{s///p;q}' a.vmdk))) ] ||
+			fail "it expects another CID of its parent"
+		writes a.vmdk model seed="$seed" ops=150
+		must "$TAP_IMG" rebase -f vmdk -b other -F raw a.vmdk
+		must "$TAP_IMG" compare -q -f vmdk -F raw a.vmdk model
+		mv two.vmdk gone
+		must "$TAP_IMG" rebase -f vmdk --unsafe -b one.vmdk -F vmdk a.vmdk
+		mv gone two.vmdk
+		must "$TAP_IMG" rebase -f vmdk --unsafe -b two.vmdk -F vmdk a.vmdk
+		sound a.vmdk model
+		must "$TAP_IMG" rebase -f vmdk -b "" a.vmdk
+		grep -aqx 'parentCID=ffffffff' a.vmdk || fail "it has a parent"
+		sound a.vmdk model
+		[ $kind = ours ] || libvmdk_reads a.vmdk model
+		must "$TAP_IMG" rebase -f vmdk -b one.vmdk -F vmdk a.vmdk
+		sound a.vmdk model
+	done
+	# an image over another one is written into it
+	must "$TAP_IMG" create -q -f vmdk -b one.vmdk -F vmdk b.vmdk
+	cp raw model
+	writes b.vmdk model seed="$seed" ops=150
+	must "$TAP_IMG" commit -q -f vmdk b.vmdk
+	sound one.vmdk model
+	must "$TAP_IMG" create -q -f vmdk -b one.vmdk -F vmdk c.vmdk
+	long=$(head -c 200 /dev/zero | tr '\0' d)
+	mkdir -p "$long/$long"
+	cp two.vmdk "$long/$long/long.vmdk"
+	refuses 'the names in its descriptor would be too long' \
+		"$TAP_IMG" rebase -f vmdk --unsafe -b "$long/$long/long.vmdk" -F vmdk c.vmdk
+	must "$QCOW_CHECK" vmdk:c.vmdk
+	must "$TAP_IMG" create -q -f vmdk -o subformat=monolithicFlat f.vmdk 1M
+	refuses 'f.vmdk: a flat image has no parent' \
+		"$TAP_IMG" rebase -f vmdk -b one.vmdk -F vmdk f.vmdk
+}
+
+seed=${RANDOM_SEED:-$((RANDOM * 32768 + RANDOM))}
+echo "seed=$seed"
+"$1"
