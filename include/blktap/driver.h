@@ -337,6 +337,8 @@ enum td_can {
 	TD_CAN_COMPRESS     = 1 << 6, /* takes WRITE with TD_COMPRESS, else refused */
 	TD_CAN_STREAM       = 1 << 7, /* takes nothing but such, each behind those before
 	                                 it, into an empty image: for tools */
+	TD_CAN_ANY_QUEUE    = 1 << 8, /* submit() may be called on every queue's thread,
+	                                 at the same time; else on the home queue's */
 };
 
 /* One image of a disk's chain. */

@@ -5,6 +5,7 @@
  */
 #include "base/log.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -53,25 +54,38 @@ void td_log(const char *name, int level, const char *fmt, ...)
 	va_end(args);
 }
 
+/* Takes a place in the window; *dropped: how many found none in the last one. */
+static bool window_enter(struct td_ratelimit *limit, unsigned *dropped)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	uint64_t now = td_now_ms();
+	bool room;
+
+	*dropped = 0;
+	pthread_mutex_lock(&lock);
+	if (now - limit->window_ms >= WINDOW_MS || !limit->window_ms) {
+		*dropped = limit->dropped;
+		*limit = (struct td_ratelimit){ .window_ms = now };
+	}
+	room = limit->count < WINDOW_MESSAGES;
+	if (room)
+		limit->count++;
+	else
+		limit->dropped++;
+	pthread_mutex_unlock(&lock);
+	return room;
+}
+
 void td_log_limited(struct td_ratelimit *limit, const char *name, int level,
 		    const char *fmt, ...)
 {
-	uint64_t now = td_now_ms();
+	unsigned dropped;
 	va_list args;
 
-	if (level > log_level)
+	if (level > log_level || !window_enter(limit, &dropped))
 		return;
-	if (now - limit->window_ms >= WINDOW_MS || !limit->window_ms) {
-		if (limit->dropped)
-			td_log(name, level, "%u more messages like this were dropped",
-			       limit->dropped);
-		*limit = (struct td_ratelimit){ .window_ms = now };
-	}
-	if (limit->count == WINDOW_MESSAGES) {
-		limit->dropped++;
-		return;
-	}
-	limit->count++;
+	if (dropped)
+		td_log(name, level, "%u more messages like this were dropped", dropped);
 	va_start(args, fmt);
 	log_line(name, level, fmt, args);
 	va_end(args);

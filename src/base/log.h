@@ -16,7 +16,8 @@ void td_log_level(int level);
 void td_log(const char *name, int level, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
-/* For messages that a guest or peer can cause: at most 10 in 10 seconds. */
+/* For messages that a guest or peer can cause: at most 10 in 10 seconds.
+ * Thread-safe. */
 struct td_ratelimit {
 	uint64_t window_ms; /* start of the current window */
 	unsigned count, dropped;

@@ -5,6 +5,7 @@
 #ifndef CORE_IMPL_H
 #define CORE_IMPL_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <sys/types.h>
 
@@ -20,22 +21,44 @@
 #define TD_SCRATCH_MAX (TD_CHAIN_MAX * TD_REQ_SIZE_MAX)
 #define TD_IOV_MAX 1024                /* pieces of memory of one request */
 #define TD_IOV_FEW 4
+#define TD_QUEUES_MAX 32
+
+/* Counted on one thread, read on any. */
+typedef _Atomic uint64_t count_t;
+
+static inline void count_add(count_t *count, uint64_t n)
+{
+	atomic_store_explicit(count, atomic_load_explicit(count, memory_order_relaxed) + n,
+			      memory_order_relaxed);
+}
 
 struct td_queue {
-	struct td_disk *disk;
+	_Alignas(64) struct td_disk *disk;
+	unsigned index;                /* 0: the home queue */
 	struct td_loop *loop;
 	struct td_fileio *io;
-	char *zeroes;                  /* what WRITE_ZEROES writes where it must */
-	struct iovec zero_iov[32];
+	pthread_t thread;              /* not of the home queue */
+	bool runs;
+	uint64_t file_io;              /* operations on files under way */
+	struct {
+		count_t requests, bytes, errors;
+	} counts[TD_OPS];
+	count_t in_flight;
+};
+
+/* An image on one queue. Those of a driver that lives at home have one lane. */
+struct lane {
+	struct td_queue *queue;
+	struct td_pool *kids;
+	struct list waiting;           /* slots, by td_wait() */
+	struct td_defer kick;
 };
 
 /* What the core keeps about an image. img->core points here. */
 struct image_core {
 	struct td_image img;
 	struct td_disk *disk;
-	struct td_pool *kids;
-	struct list waiting;           /* slots, by td_wait() */
-	struct td_defer kick;
+	struct lane *lanes;            /* of each queue */
 	struct td_files files;
 	char *target;
 	unsigned depth;                /* 0: the top */
@@ -51,16 +74,16 @@ struct td_disk {
 	struct td_loop *loop;
 	struct td_registry *registry;
 	struct td_disk_options options;
-	struct td_queue queue;
+	struct td_queue *queues;       /* the first is the home queue */
+	unsigned queue_count;
 	struct image_core *top;
 	unsigned images;
 	size_t scratch;                /* of a request, all images' together */
-	uint64_t in_flight;
-	uint64_t file_io;              /* operations on files under way */
-	uint64_t traced, own;          /* numbers given to requests */
+	_Atomic uint64_t traced, own;  /* numbers given to requests */
 	struct td_key *keys;           /* that the specification names; while it is opened */
 	bool encrypted;                /* one of its images is */
-	struct td_disk_stats stats;
+	char *zeroes;                  /* what WRITE_ZEROES writes where it must */
+	struct iovec zero_iov[32];
 };
 
 /* A request as the core sees it. */
@@ -72,6 +95,8 @@ struct td_slot {
 	td_step *again;                /* td_wait() */
 	td_step *io_step;              /* td_io_step() */
 	struct td_fileop op;
+	struct td_queue *from;         /* td_pass() sent it home from there */
+	struct td_post post;           /* on its way from queue to queue */
 	/* what td_pass() changed, to be put back at the end */
 	bool passed;
 	unsigned depth;                /* images it was passed down */
@@ -93,7 +118,7 @@ struct td_slot {
 
 /* Requests of a transport, or the children of an image. */
 struct td_pool {
-	struct td_queue *queue;
+	struct td_queue *queue;  /* where its requests begin and end */
 	td_done *done;           /* NULL: children */
 	struct image_core *core; /* of children */
 	struct list free;
@@ -113,6 +138,17 @@ static inline struct image_core *core_of(const struct td_image *img)
 	return container_of(img, struct image_core, img);
 }
 
+/* Is img's driver to be called on another queue than the one req is on? */
+static inline bool lives_elsewhere(const struct td_image *img, const struct td_req *req)
+{
+	return req->queue != img->queue && !(img->can & TD_CAN_ANY_QUEUE);
+}
+
+/* queue.c. The threads stop before images are closed, which need the queues. */
+int queues_open(struct td_disk *disk, unsigned count, struct td_why *why);
+void queues_stop(struct td_disk *disk);
+void queues_close(struct td_disk *disk);
+
 /* pool.c */
 int pool_new(struct td_queue *queue, unsigned count, size_t user_size, struct td_pool **out);
 struct td_slot *pool_take(struct td_pool *pool); /* NULL: none free */
@@ -129,9 +165,9 @@ void image_submit(struct td_image *img, struct td_req *req);
 /* submit.c: a request without a parent has given back its last share. */
 void root_ended(struct td_slot *slot);
 
-/* Children of an image. */
-int kids_new(struct image_core *core, unsigned count);
-void kids_free(struct image_core *core);
+/* Children of an image, on the queues that its driver serves: once it is open. */
+int lanes_new(struct image_core *core, unsigned kids);
+void lanes_free(struct image_core *core);
 
 /* Opens the image of a specification; below: what it lies on top of, or NULL. */
 int image_open(struct td_disk *disk, struct image_core *above, const char *type,

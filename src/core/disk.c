@@ -18,6 +18,7 @@
 struct core_options {
 	bool read_only, shared;
 	char *key_file, *key_fd;
+	uint64_t queues;
 };
 
 const struct td_option td_disk_keys[] = {
@@ -29,6 +30,8 @@ const struct td_option td_disk_keys[] = {
 	  "file that is the key of an encrypted image, whole; may be given several times" },
 	{ "key-fd", TD_STRING, offsetof(struct core_options, key_fd),
 	  "open descriptor to read the key from: a pipe or a file" },
+	{ "queues", TD_UINT, offsetof(struct core_options, queues),
+	  "threads that serve it, 1 to 32; default 1" },
 	{ NULL },
 };
 
@@ -76,7 +79,7 @@ static int keys_read(struct td_disk *disk, const struct td_spec *own, struct td_
 
 static int chain_open(struct td_disk *disk, struct td_why *why)
 {
-	struct core_options options = { 0 };
+	struct core_options options = { .queues = 1 };
 	struct td_spec spec, own;
 	struct image_core *top;
 	int err;
@@ -86,6 +89,11 @@ static int chain_open(struct td_disk *disk, struct td_why *why)
 		return err;
 	split_pairs(&spec, &own);
 	err = own.pairs ? td_options_apply(td_disk_keys, &own, &options, why) : -ENOMEM;
+	if (!err && (!options.queues || options.queues > TD_QUEUES_MAX))
+		err = td_fail(why, -EINVAL, "%s: queues=%llu: 1 to %d are possible",
+			      spec.target, (unsigned long long)options.queues, TD_QUEUES_MAX);
+	if (!err)
+		err = queues_open(disk, options.queues, why);
 	if (!err)
 		err = keys_read(disk, &own, why);
 	if (!err)
@@ -107,26 +115,21 @@ static int chain_open(struct td_disk *disk, struct td_why *why)
 	return err;
 }
 
-static int queue_open(struct td_disk *disk, struct td_why *why)
+static int zeroes_new(struct td_disk *disk)
 {
-	struct td_queue *queue = &disk->queue;
-
-	queue->disk = disk;
-	queue->loop = disk->loop;
-	queue->zeroes = aligned_alloc(4096, ZERO_PIECE);
-	if (!queue->zeroes)
+	disk->zeroes = aligned_alloc(4096, ZERO_PIECE);
+	if (!disk->zeroes)
 		return -ENOMEM;
-	memset(queue->zeroes, 0, ZERO_PIECE);
-	for (size_t i = 0; i < ARRAY_SIZE(queue->zero_iov); i++)
-		queue->zero_iov[i] = (struct iovec){ queue->zeroes, ZERO_PIECE };
-	return td_fileio_new(disk->loop, disk->options.engine, disk->options.depth,
-			     &queue->io, why);
+	memset(disk->zeroes, 0, ZERO_PIECE);
+	for (size_t i = 0; i < ARRAY_SIZE(disk->zero_iov); i++)
+		disk->zero_iov[i] = (struct iovec){ disk->zeroes, ZERO_PIECE };
+	return 0;
 }
 
 static void disk_free(struct td_disk *disk)
 {
-	td_fileio_free(disk->queue.io);
-	free(disk->queue.zeroes);
+	queues_close(disk);
+	free(disk->zeroes);
 	td_keys_free(disk->keys);
 	free(disk->name);
 	free(disk->spec);
@@ -155,7 +158,7 @@ int td_disk_open(struct td_loop *loop, struct td_registry *registry, const char 
 	if (!disk->spec || !disk->name)
 		goto fail;
 	why->text[0] = '\0';
-	err = queue_open(disk, why);
+	err = zeroes_new(disk);
 	if (!err)
 		err = chain_open(disk, why);
 	if (err)
@@ -209,7 +212,7 @@ int td_disk_settle(struct td_disk *disk)
 	if (!disk->top->img.read_only)
 		err = last_flush(disk);
 	/* what drivers do on their own behalf: metadata, space ahead of need */
-	while (td_loop_working(disk->loop) || disk->file_io)
+	while (td_loop_working(disk->loop) || td_disk_queue(disk)->file_io)
 		td_loop_turn(disk->loop, -1);
 	return err;
 }
@@ -221,6 +224,7 @@ int td_disk_close(struct td_disk *disk)
 	if (!disk)
 		return 0;
 	err = td_disk_settle(disk);
+	queues_stop(disk);
 	image_close(disk->top);
 	disk_free(disk);
 	return err;
@@ -269,13 +273,17 @@ bool td_disk_read_only(const struct td_disk *disk)
 
 void td_disk_stats(const struct td_disk *disk, struct td_disk_stats *out)
 {
-	*out = disk->stats;
-	out->in_flight = disk->in_flight;
-}
+	*out = (struct td_disk_stats){ 0 };
+	for (unsigned i = 0; i < disk->queue_count; i++) {
+		const struct td_queue *queue = &disk->queues[i];
 
-struct td_queue *td_disk_queue(const struct td_disk *disk)
-{
-	return (struct td_queue *)&disk->queue;
+		for (int op = 0; op < TD_OPS; op++) {
+			out->op[op].requests += queue->counts[op].requests;
+			out->op[op].bytes += queue->counts[op].bytes;
+			out->op[op].errors += queue->counts[op].errors;
+		}
+		out->in_flight += queue->in_flight;
+	}
 }
 
 struct td_image *td_disk_top(const struct td_disk *disk)
@@ -285,5 +293,5 @@ struct td_image *td_disk_top(const struct td_disk *disk)
 
 const char *td_disk_engine(const struct td_disk *disk)
 {
-	return td_fileio_engine(disk->queue.io);
+	return td_fileio_engine(td_disk_queue(disk)->io);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A disk: a chain of images, the queue that serves it, and what it counts.
+ * A disk: a chain of images, the queues that serve it, and what it counts.
  * Opened from a specification "type:target[,key=value...]".
  */
 #ifndef CORE_DISK_H
@@ -51,7 +51,8 @@ struct td_disk_stats {
 /* The keys of a specification that are the core's, for every driver. */
 extern const struct td_option td_disk_keys[];
 
-/* The loop, registry and strings must outlive the disk. */
+/* The loop, registry and strings must outlive the disk. The loop's thread is the home
+ * queue's, and the one that calls everything here. */
 int td_disk_open(struct td_loop *loop, struct td_registry *registry,
 		 const char *spec, const struct td_disk_options *options,
 		 struct td_disk **out, struct td_why *why);
@@ -74,7 +75,9 @@ uint32_t td_disk_cluster(const struct td_disk *disk);    /* discard granularity 
 uint32_t td_disk_can(const struct td_disk *disk);
 bool td_disk_read_only(const struct td_disk *disk);
 void td_disk_stats(const struct td_disk *disk, struct td_disk_stats *out);
-struct td_queue *td_disk_queue(const struct td_disk *disk);
+struct td_queue *td_disk_queue(const struct td_disk *disk); /* its home */
+unsigned td_disk_queues(const struct td_disk *disk);        /* with its home; 1 to 32 */
+struct td_queue *td_disk_queue_at(const struct td_disk *disk, unsigned index); /* 0: home */
 struct td_image *td_disk_top(const struct td_disk *disk);
 const char *td_disk_engine(const struct td_disk *disk);
 

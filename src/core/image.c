@@ -99,11 +99,11 @@ static struct image_core *image_new(struct td_disk *disk, const struct td_driver
 	core->img.driver = driver;
 	core->img.target = core->target;
 	core->img.files = &core->files;
-	core->img.queue = &disk->queue;
+	core->files.many = disk->queue_count > 1;
+	core->img.queue = td_disk_queue(disk);
 	core->img.state = core->state;
 	core->img.core = core;
 	core->img.can = driver->can;
-	list_init(&core->waiting);
 	if (!core->target) {
 		free(core);
 		return NULL;
@@ -114,7 +114,7 @@ static struct image_core *image_new(struct td_disk *disk, const struct td_driver
 static void image_free(struct image_core *core)
 {
 	td_options_free(core->img.driver->options, core->state);
-	kids_free(core);
+	lanes_free(core);
 	free(core->target);
 	free(core);
 }
@@ -170,7 +170,7 @@ int image_open(struct td_disk *disk, struct image_core *above, const char *type,
 	disk->encrypted |= core->img.encrypted;
 	err = check_opened(core, why);
 	if (!err)
-		err = kids_new(core, disk->options.depth);
+		err = lanes_new(core, disk->options.depth);
 	if (err)
 		goto close;
 	*out = core;

@@ -17,7 +17,11 @@ struct td_pool;
  * there is room and do so from a deferred call or an event. */
 typedef void td_done(struct td_req *req);
 
-/* count requests, each with user_size zeroed bytes of the transport's own. */
+/* count requests, each with user_size zeroed bytes of the transport's own. They are
+ * submitted on the queue's thread, and done() is called there. */
+int td_pool_new_on(struct td_queue *queue, unsigned count, size_t user_size,
+		   td_done *done, struct td_pool **out);
+/* On the home queue. */
 int td_pool_new(struct td_disk *disk, unsigned count, size_t user_size,
 		td_done *done, struct td_pool **out);
 void td_pool_free(struct td_pool *pool); /* all requests are back */
@@ -35,6 +39,7 @@ void *td_req_user(const struct td_req *req); /* the user_size bytes */
  */
 void td_submit(struct td_req *req);
 
+/* What a queue's pools and requests are used by is the thread of its loop only. */
 struct td_loop *td_queue_loop(const struct td_queue *queue);
 
 #endif

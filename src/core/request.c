@@ -7,6 +7,9 @@
  * deeper in the chain hold, and those can always finish. Requests that wait for a
  * child are called again from a deferred call, never from within the td_end() that
  * freed one.
+ *
+ * A request is on one queue at a time. When an image below lives at home, and the
+ * request is not there, it is sent; what it has come to is told where it came from.
  */
 #include <assert.h>
 #include <errno.h>
@@ -15,11 +18,6 @@
 
 #include "core/core_impl.h"
 #include "core/trace.h"
-
-struct td_loop *td_queue_loop(const struct td_queue *queue)
-{
-	return queue->loop;
-}
 
 /* ---- to a driver, and to files -------------------------------------------- */
 
@@ -31,6 +29,28 @@ void image_submit(struct td_image *img, struct td_req *req)
 		req->extent = (struct td_extent){ 0 };
 	trace_submit(req);
 	img->driver->submit(req->queue, img, req);
+}
+
+static void came_home(struct td_post *post)
+{
+	struct td_slot *slot = container_of(post, struct td_slot, post);
+
+	slot->req.queue = slot->req.image->queue;
+	image_submit(slot->req.image, &slot->req);
+}
+
+static void submit_below(struct td_image *img, struct td_req *req)
+{
+	struct td_slot *slot = slot_of(req);
+
+	if (!lives_elsewhere(img, req)) {
+		image_submit(img, req);
+		return;
+	}
+	req->image = img;
+	slot->from = req->queue;
+	slot->post.run = came_home;
+	td_loop_post(img->queue->loop, &slot->post);
 }
 
 /* The driver may look at its request again when the images below are done. */
@@ -96,7 +116,7 @@ void td_pass(struct td_req *req)
 		}
 		req->len = len;
 	}
-	image_submit(below, req);
+	submit_below(below, req);
 }
 
 static void io_done(struct td_fileop *op, int err)
@@ -105,7 +125,7 @@ static void io_done(struct td_fileop *op, int err)
 
 	td_step *step = slot->io_step;
 
-	slot->req.queue->disk->file_io--;
+	slot->req.queue->file_io--;
 	slot->req.extent = op->extent;
 	if (op->op == TD_EXTENTS) {
 		slot->req.extent.file = op->file;
@@ -132,7 +152,7 @@ void td_io(struct td_req *req, struct td_file *file, uint64_t at)
 	struct td_slot *slot = slot_of(req);
 
 	trace_io(req, file, at);
-	req->queue->disk->file_io++;
+	req->queue->file_io++;
 	slot->op.op = req->op;
 	slot->op.flags = req->flags;
 	slot->op.offset = at;
@@ -145,31 +165,78 @@ void td_io(struct td_req *req, struct td_file *file, uint64_t at)
 
 /* ---- children -------------------------------------------------------------- */
 
-int kids_new(struct image_core *core, unsigned count)
+/* Those that wait are called again as long as there are children to take. */
+static void kick_waiting(struct td_defer *defer)
 {
-	int err = pool_new(&core->disk->queue, count, 0, &core->kids);
+	struct lane *lane = container_of(defer, struct lane, kick);
+	struct list *link;
+	struct list waited;
 
-	if (!err)
-		core->kids->core = core;
+	list_init(&waited);
+	list_join(&waited, &lane->waiting);
+	while (!list_empty(&lane->kids->free) && (link = list_pop(&waited))) {
+		struct td_slot *slot = list_item(link, struct td_slot, link);
+
+		slot->again(&slot->req);
+	}
+	list_join(&waited, &lane->waiting); /* new ones behind old ones */
+	list_join(&lane->waiting, &waited);
+}
+
+int lanes_new(struct image_core *core, unsigned kids)
+{
+	struct td_disk *disk = core->disk;
+	bool all = core->img.can & TD_CAN_ANY_QUEUE;
+	int err = 0;
+
+	core->lanes = calloc(disk->queue_count, sizeof(*core->lanes));
+	if (!core->lanes)
+		return -ENOMEM;
+	for (unsigned i = 0; !err && i < (all ? disk->queue_count : 1); i++) {
+		struct lane *lane = &core->lanes[i];
+
+		lane->queue = &disk->queues[i];
+		list_init(&lane->waiting);
+		lane->kick.run = kick_waiting;
+		err = pool_new(lane->queue, kids, 0, &lane->kids);
+		if (!err)
+			lane->kids->core = core;
+	}
 	return err;
 }
 
-void kids_free(struct image_core *core)
+void lanes_free(struct image_core *core)
 {
-	td_loop_undefer(core->disk->loop, &core->kick);
-	td_pool_free(core->kids);
+	for (unsigned i = 0; core->lanes && i < core->disk->queue_count; i++) {
+		struct lane *lane = &core->lanes[i];
+
+		if (lane->queue)
+			td_loop_undefer(lane->queue->loop, &lane->kick);
+		td_pool_free(lane->kids);
+	}
+	free(core->lanes);
+}
+
+static struct lane *lane_of(const struct td_req *req)
+{
+	return &core_of(req->image)->lanes[req->queue->index];
+}
+
+static void kick_later(struct lane *lane)
+{
+	td_loop_defer(lane->queue->loop, &lane->kick);
 }
 
 /* Who waits already comes first: while they are being called again, the list is
  * empty. */
 struct td_req *td_child(struct td_req *parent)
 {
-	struct image_core *core = core_of(parent->image);
+	struct lane *lane = lane_of(parent);
 	struct td_slot *slot = NULL;
 
-	assert(slot_of(parent)->pool != core->kids);
-	if (list_empty(&core->waiting))
-		slot = pool_take(core->kids);
+	assert(slot_of(parent)->pool != lane->kids);
+	if (list_empty(&lane->waiting))
+		slot = pool_take(lane->kids);
 	if (!slot)
 		return NULL;
 	slot_of(parent)->shares++;
@@ -183,63 +250,36 @@ struct td_req *td_child(struct td_req *parent)
 	return &slot->req;
 }
 
-static void kick_waiting(struct td_defer *defer)
-{
-	struct image_core *core = container_of(defer, struct image_core, kick);
-	struct list *link;
-	struct list waited;
-
-	list_init(&waited);
-	list_join(&waited, &core->waiting);
-	while (!list_empty(&core->kids->free) && (link = list_pop(&waited))) {
-		struct td_slot *slot = list_item(link, struct td_slot, link);
-
-		slot->again(&slot->req);
-	}
-	list_join(&waited, &core->waiting); /* new ones behind old ones */
-	list_join(&core->waiting, &waited);
-}
-
-static void kick_later(struct image_core *core)
-{
-	core->kick.run = kick_waiting;
-	td_loop_defer(core->disk->loop, &core->kick);
-}
-
 void td_wait(struct td_req *req, td_step *again)
 {
-	struct image_core *core = core_of(req->image);
+	struct lane *lane = lane_of(req);
 	struct td_slot *slot = slot_of(req);
 
 	slot->again = again;
-	assert(slot->pool != core->kids && list_empty(&slot->link));
-	list_add(&core->waiting, &slot->link);
-	if (!core->kids->busy) /* none will end and kick */
-		kick_later(core);
+	assert(slot->pool != lane->kids && list_empty(&slot->link));
+	list_add(&lane->waiting, &slot->link);
+	if (!lane->kids->busy) /* none will end and kick */
+		kick_later(lane);
 }
 
 static void kid_ended(struct td_slot *slot)
 {
 	struct td_req *parent = slot->req.parent;
-	struct image_core *core = slot->pool->core;
+	struct lane *lane = &slot->pool->core->lanes[slot->req.queue->index];
 	int err = slot->req.err;
 
 	pool_put(slot);
-	if (!list_empty(&core->waiting))
-		kick_later(core);
+	if (!list_empty(&lane->waiting))
+		kick_later(lane);
 	td_end(parent, err);
 }
 
-void td_end(struct td_req *req, int err)
+/* All shares are given back, on the queue where they were taken. */
+static void ended(struct td_slot *slot)
 {
-	struct td_slot *slot = slot_of(req);
+	struct td_req *req = &slot->req;
 	td_step *step = req->step;
 
-	if (err && !req->err)
-		req->err = err;
-	assert(slot->shares);
-	if (--slot->shares)
-		return;
 	restore(slot);
 	trace_end(req);
 	if (step) {
@@ -251,6 +291,32 @@ void td_end(struct td_req *req, int err)
 	} else {
 		root_ended(slot);
 	}
+}
+
+static void came_back(struct td_post *post)
+{
+	struct td_slot *slot = container_of(post, struct td_slot, post);
+
+	slot->req.queue = slot->from;
+	slot->from = NULL;
+	ended(slot);
+}
+
+void td_end(struct td_req *req, int err)
+{
+	struct td_slot *slot = slot_of(req);
+
+	if (err && !req->err)
+		req->err = err;
+	assert(slot->shares);
+	if (--slot->shares)
+		return;
+	if (slot->from) {
+		slot->post.run = came_back;
+		td_loop_post(slot->from->loop, &slot->post);
+		return;
+	}
+	ended(slot);
 }
 
 /* td_buffer() describes its memory in one piece, and td_pass() a part of that. */

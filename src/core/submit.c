@@ -4,6 +4,8 @@
  *
  *   td_submit -> root_check -> image_submit -> (driver) -> td_end ... -> root_ended
  *             -> maybe more: zeroes still to write, a flush for FUA -> done()
+ *
+ * All between td_submit() and done() may happen on the home queue.
  */
 #include <errno.h>
 
@@ -36,11 +38,25 @@ static int root_check(const struct td_disk *disk, const struct td_req *req)
 	return 0;
 }
 
+static void root_finish(struct td_slot *slot);
+
+static void root_came_back(struct td_post *post)
+{
+	struct td_slot *slot = container_of(post, struct td_slot, post);
+
+	slot->req.queue = slot->pool->queue;
+	root_finish(slot);
+}
+
 static void root_finish(struct td_slot *slot)
 {
-	struct td_disk *disk = slot->req.queue->disk;
-	struct td_op_count *count = &disk->stats.op[slot->asked.op];
+	struct td_queue *queue = slot->pool->queue;
 
+	if (slot->req.queue != queue) {
+		slot->post.run = root_came_back;
+		td_loop_post(queue->loop, &slot->post);
+		return;
+	}
 	slot->req.op = slot->asked.op;
 	slot->req.flags = slot->asked.flags;
 	slot->req.offset = slot->asked.offset;
@@ -48,10 +64,10 @@ static void root_finish(struct td_slot *slot)
 	slot->req.iov = slot->asked.iov;
 	slot->req.iov_count = slot->asked.iov_count;
 	slot->shares = 1;
-	count->requests++;
-	count->bytes += slot->req.len;
-	count->errors += slot->req.err != 0;
-	disk->in_flight--;
+	count_add(&queue->counts[slot->asked.op].requests, 1);
+	count_add(&queue->counts[slot->asked.op].bytes, slot->req.len);
+	count_add(&queue->counts[slot->asked.op].errors, slot->req.err != 0);
+	count_add(&queue->in_flight, -1);
 	trace_done(&slot->req);
 	slot->pool->done(&slot->req);
 }
@@ -59,21 +75,21 @@ static void root_finish(struct td_slot *slot)
 /* As much of what is left to zero as one write takes: whole pieces, or the end. */
 static void root_aim_zeroes(struct td_slot *slot)
 {
-	struct td_queue *queue = slot->req.queue;
+	struct td_disk *disk = slot->req.queue->disk;
 	struct td_req *req = &slot->req;
-	uint64_t piece = queue->zero_iov[0].iov_len;
-	uint64_t pieces = min_u64(slot->zero_left / piece, ARRAY_SIZE(queue->zero_iov));
+	uint64_t piece = disk->zero_iov[0].iov_len;
+	uint64_t pieces = min_u64(slot->zero_left / piece, ARRAY_SIZE(disk->zero_iov));
 
 	req->op = TD_WRITE;
 	req->flags = 0;
 	req->offset = slot->asked.offset + slot->asked.len - slot->zero_left;
 	if (pieces) {
 		req->len = pieces * piece;
-		req->iov = queue->zero_iov;
+		req->iov = disk->zero_iov;
 		req->iov_count = pieces;
 	} else {
 		req->len = slot->zero_left;
-		slot->one = (struct iovec){ queue->zeroes, req->len };
+		slot->one = (struct iovec){ disk->zeroes, req->len };
 		req->iov = &slot->one;
 		req->iov_count = 1;
 	}
@@ -116,27 +132,11 @@ void root_ended(struct td_slot *slot)
 		root_finish(slot);
 }
 
-void td_submit(struct td_req *req)
+static void root_start(struct td_slot *slot)
 {
-	struct td_disk *disk = req->queue->disk;
-	struct td_image *img = &disk->top->img;
-	struct td_slot *slot = slot_of(req);
+	struct td_req *req = &slot->req;
+	struct td_image *img = &req->queue->disk->top->img;
 
-	slot->asked = *req;
-	slot->zero_left = 0;
-	slot->flush_after = false;
-	req->err = root_check(disk, req);
-	disk->in_flight++;
-	trace_begin(req);
-	if (req->err || (req->op == TD_FLUSH && img->read_only)) {
-		root_finish(slot);
-		return;
-	}
-	if (req->op == TD_EXTENTS && !(img->can & TD_CAN_EXTENTS)) {
-		req->extent = (struct td_extent){ .len = req->len };
-		root_finish(slot);
-		return;
-	}
 	if (req->flags & TD_FUA &&
 	    (req->op != TD_WRITE || !(img->can & TD_CAN_FUA))) {
 		req->flags &= ~TD_FUA;
@@ -148,4 +148,37 @@ void td_submit(struct td_req *req)
 		return;
 	}
 	image_submit(img, req);
+}
+
+static void root_came_home(struct td_post *post)
+{
+	struct td_slot *slot = container_of(post, struct td_slot, post);
+
+	slot->req.queue = td_disk_queue(slot->req.queue->disk);
+	root_start(slot);
+}
+
+void td_submit(struct td_req *req)
+{
+	struct td_disk *disk = req->queue->disk;
+	struct td_image *img = &disk->top->img;
+	struct td_slot *slot = slot_of(req);
+
+	slot->asked = *req;
+	slot->zero_left = 0;
+	slot->flush_after = false;
+	req->err = root_check(disk, req);
+	count_add(&req->queue->in_flight, 1);
+	trace_begin(req);
+	if (req->err || (req->op == TD_FLUSH && img->read_only)) {
+		root_finish(slot);
+	} else if (req->op == TD_EXTENTS && !(img->can & TD_CAN_EXTENTS)) {
+		req->extent = (struct td_extent){ .len = req->len };
+		root_finish(slot);
+	} else if (lives_elsewhere(img, req)) {
+		slot->post.run = root_came_home;
+		td_loop_post(disk->loop, &slot->post);
+	} else {
+		root_start(slot);
+	}
 }

@@ -101,7 +101,7 @@ const struct td_driver aio_driver = {
 	.name = "aio",
 	.summary = "raw files, partitions and block devices",
 	.can = TD_CAN_WRITE | TD_CAN_FUA | TD_CAN_DISCARD | TD_CAN_WRITE_ZEROES |
-	       TD_CAN_EXTENTS | TD_CAN_SHARE,
+	       TD_CAN_EXTENTS | TD_CAN_SHARE | TD_CAN_ANY_QUEUE,
 	.state_size = sizeof(struct raw),
 	.open = raw_open,
 	.close = raw_close,

@@ -12,6 +12,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -25,6 +26,8 @@
 #include "base/num.h"
 
 #define BLOCK 512
+#define PIECE (64 * KiB) /* copied under one lock */
+#define LOCKS 64
 #define PAGE 4096ull
 
 struct ram {
@@ -34,6 +37,9 @@ struct ram {
 
 	int      memory; /* our own descriptor of it */
 	uint8_t *map;
+	/* Several queues copy at the same time: no block is to be a mix of two writes.
+	 * Each lock is for every LOCKS-th piece. */
+	pthread_mutex_t lock[LOCKS];
 };
 
 /* A request that discards or zeroes, on a worker thread. */
@@ -194,6 +200,8 @@ static int ram_open(struct td_image *img, struct td_why *why)
 		close(ram->memory);
 		return err;
 	}
+	for (int i = 0; i < LOCKS; i++)
+		pthread_mutex_init(&ram->lock[i], NULL);
 	img->size = ram->size;
 	img->cluster = PAGE;
 	return 0;
@@ -203,6 +211,8 @@ static void ram_close(struct td_image *img)
 {
 	struct ram *ram = img->state;
 
+	for (int i = 0; i < LOCKS; i++)
+		pthread_mutex_destroy(&ram->lock[i]);
 	munmap(ram->map, ram->size);
 	close(ram->memory);
 }
@@ -220,6 +230,23 @@ static int punch_run(struct td_work *work)
 static void punch_done(struct td_work *work, int err)
 {
 	td_end(container_of(work, struct punch, work)->req, err);
+}
+
+static void ram_copy(struct ram *ram, struct td_req *req)
+{
+	for (uint64_t pos = 0, n; pos < req->len; pos += n) {
+		uint64_t at = req->offset + pos;
+		pthread_mutex_t *lock = &ram->lock[at / PIECE % LOCKS];
+
+		n = min_u64(req->len - pos, PIECE - at % PIECE);
+		pthread_mutex_lock(lock);
+		if (req->op == TD_READ)
+			td_req_put(req, pos, ram->map + at, n);
+		else
+			td_req_get(req, pos, ram->map + at, n);
+		pthread_mutex_unlock(lock);
+	}
+	td_end(req, 0);
 }
 
 /* DISCARD and WRITE_ZEROES are one: a hole reads as zeroes. */
@@ -257,12 +284,8 @@ static void ram_submit(struct td_queue *queue, struct td_image *img, struct td_r
 
 	switch (req->op) {
 	case TD_READ:
-		td_req_put(req, 0, ram->map + req->offset, req->len);
-		td_end(req, 0);
-		break;
 	case TD_WRITE:
-		td_req_get(req, 0, ram->map + req->offset, req->len);
-		td_end(req, 0);
+		ram_copy(ram, req);
 		break;
 	case TD_FLUSH:
 		td_end(req, 0);
@@ -284,7 +307,7 @@ const struct td_driver ram_driver = {
 	.name = "ram",
 	.summary = "a named RAM disk; volatile",
 	.can = TD_CAN_WRITE | TD_CAN_FUA | TD_CAN_DISCARD | TD_CAN_WRITE_ZEROES |
-	       TD_CAN_EXTENTS | TD_CAN_SHARE,
+	       TD_CAN_EXTENTS | TD_CAN_SHARE | TD_CAN_ANY_QUEUE,
 	.state_size = sizeof(struct ram),
 	.req_size = sizeof(struct punch),
 	.options = ram_options,

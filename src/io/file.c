@@ -10,7 +10,9 @@
  * A write of less than a block must read the block, and would undo what another
  * write does to the rest of it meanwhile: it waits until no other write touches
  * its blocks, and others wait for it. Whole-block writes never wait for each
- * other. The same holds for unaligned discards and zeroing.
+ * other. The same holds for unaligned discards and zeroing. Writes of several
+ * loops to one file keep to this too: a lock guards the lists, and an operation
+ * that has waited begins on its own loop's thread.
  *
  * Alignment is taken from the whole operation: its offset, its length, and each
  * piece of memory.
@@ -81,24 +83,70 @@ static bool op_must_wait(const struct td_fileop *op)
 	return false;
 }
 
-static void write_enter(struct td_fileop *op)
+static void order_lock(struct td_file *file)
+{
+	if (file->many)
+		pthread_mutex_lock(&file->lock);
+}
+
+static void order_unlock(struct td_file *file)
+{
+	if (file->many)
+		pthread_mutex_unlock(&file->lock);
+}
+
+static void writing_add(struct td_fileop *op)
 {
 	list_add(&op->file->writing, &op->range);
 	op->file->rmw_writing += op->rmw;
 }
 
+/* False: it waits, and begins when it need not any more. */
+static bool write_enter(struct td_fileop *op)
+{
+	struct td_file *file = op->file;
+	bool wait;
+
+	order_lock(file);
+	wait = op_must_wait(op);
+	if (wait)
+		list_add(&file->waiting, &op->link);
+	else
+		writing_add(op);
+	order_unlock(file);
+	return !wait;
+}
+
+static void posted_start(struct td_post *post)
+{
+	op_start(container_of(post, struct td_fileop, post));
+}
+
 static void write_leave(struct td_fileop *op)
 {
 	struct td_file *file = op->file;
+	struct list ready, *link;
 
+	list_init(&ready);
+	order_lock(file);
 	list_del(&op->range);
 	file->rmw_writing -= op->rmw;
 	LIST_FOR_SAFE (struct td_fileop, next, &file->waiting, link) {
 		if (op_must_wait(next))
 			continue;
 		list_del(&next->link);
-		write_enter(next);
-		op_start(next);
+		writing_add(next);
+		list_add(&ready, &next->link);
+	}
+	order_unlock(file);
+	while ((link = list_pop(&ready))) {
+		struct td_fileop *next = list_item(link, struct td_fileop, link);
+
+		next->post.run = posted_start;
+		if (next->io == op->io)
+			op_start(next);
+		else
+			td_loop_post(next->io->loop, &next->post);
 	}
 }
 
@@ -458,17 +506,9 @@ static void op_start(struct td_fileop *op)
 
 static void op_enter(struct td_fileop *op)
 {
-	struct td_file *file = op->file;
-
-	if (op_changes(op)) {
-		assert(file->flags & TD_FILE_WRITE);
-		if (op_must_wait(op)) {
-			list_add(&file->waiting, &op->link);
-			return;
-		}
-		write_enter(op);
-	}
-	op_start(op);
+	assert(!op_changes(op) || op->file->flags & TD_FILE_WRITE);
+	if (!op_changes(op) || write_enter(op))
+		op_start(op);
 }
 
 void td_fileop_submit(struct td_fileio *io, struct td_file *file, struct td_fileop *op)
@@ -482,12 +522,27 @@ void td_fileop_submit(struct td_fileio *io, struct td_file *file, struct td_file
 		op_enter(op);
 }
 
-void td_fileop_release(struct td_fileop *op)
+static void op_go_on(struct td_fileop *op)
 {
 	if (op->ended)
 		op->done(op, op->err);
 	else
 		op_enter(op);
+}
+
+static void posted_go_on(struct td_post *post)
+{
+	op_go_on(container_of(post, struct td_fileop, post));
+}
+
+void td_fileop_release(struct td_fileop *op)
+{
+	if (!op->file->many) {
+		op_go_on(op);
+		return;
+	}
+	op->post.run = posted_go_on;
+	td_loop_post(op->io->loop, &op->post);
 }
 
 /* ---- the loop's side ------------------------------------------------------ */

@@ -49,7 +49,7 @@ struct td_file_hook {
 	int  (*begin)(struct td_file_hook *hook, const struct td_file_op_seen *op,
 		      uint64_t *id);
 	void (*end)(struct td_file_hook *hook, uint64_t id, int err);
-	/* May be NULL. Asked for every asynchronous operation, on the loop's
+	/* May be NULL. Asked for every asynchronous operation, on its loop's
 	 * thread, before it is begun and again (ended) before its done() is
 	 * called: true keeps it back until td_fileop_release(). So a test lets
 	 * operations overtake each other. */
@@ -64,6 +64,7 @@ struct td_files {
 	struct td_file_hook *hook; /* NULL: none */
 	bool buffered;             /* no O_DIRECT: tools on odd file systems */
 	bool nolock;               /* the caller holds the lock already */
+	bool many;                 /* several loops use them */
 	uint32_t force_align;      /* tests: pretend the device wants this */
 };
 
@@ -81,6 +82,7 @@ struct td_fileop {
 	struct td_fileio *io;
 	struct td_rw rw;
 	struct td_work work;
+	struct td_post post;       /* to its own loop */
 	struct list link;          /* in the one line it waits in */
 	struct list range;         /* among the file's writes in progress */
 	struct iovec vec;          /* of a bounced transfer */
@@ -102,7 +104,8 @@ const char *td_fileio_engine(const struct td_fileio *io);
 
 void td_fileop_submit(struct td_fileio *io, struct td_file *file,
 		      struct td_fileop *op);
-/* Lets an operation go on that the hook has held back. */
+/* Lets an operation go on that the hook has held back: from its loop's thread, or
+ * any where td_files.many is set. */
 void td_fileop_release(struct td_fileop *op);
 
 #endif

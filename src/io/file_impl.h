@@ -6,6 +6,7 @@
 #ifndef IO_FILE_IMPL_H
 #define IO_FILE_IMPL_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <sys/types.h>
 
@@ -29,6 +30,8 @@ struct td_file {
 	dev_t dev;            /* whose (dev, ino), or rdev for a device */
 	ino_t ino;
 	struct td_file_hook *hook;
+	bool many;            /* loops use it: lock guards what follows */
+	pthread_mutex_t lock;
 	/* Asynchronous writes in progress and those that must wait for one that
 	 * rewrites a block around what it was asked to write. */
 	struct list writing, waiting;

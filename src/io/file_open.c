@@ -299,6 +299,8 @@ int td_file_open(struct td_files *files, const char *path, unsigned flags,
 	file->tail_fd = -1;
 	file->flags = flags;
 	file->hook = files->hook;
+	file->many = files->many;
+	pthread_mutex_init(&file->lock, NULL);
 	list_init(&file->writing);
 	list_init(&file->waiting);
 	file->path = strdup(path);
@@ -326,6 +328,7 @@ void td_file_close(struct td_file *file)
 		file_unlock(file->fd);
 		close(file->fd);
 	}
+	pthread_mutex_destroy(&file->lock);
 	free(file->path);
 	free(file);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The event loop over epoll. Other threads reach it through one eventfd: a
- * worker that has finished puts its work on the done list and wakes the loop.
+ * worker that has finished puts its work on the done list and wakes the loop;
+ * the loop of another queue posts a call, and wakes it for the first of several.
  * Workers are few, share one FIFO, and are started only while all that exist
  * are busy, so that a disk that never blocks never has one.
  */
@@ -41,6 +42,7 @@ struct td_loop {
 	pthread_cond_t to_do;
 	struct td_work *todo_first, **todo_last;
 	struct td_work *done_first, **done_last;
+	struct td_post *post_first, **post_last;
 	pthread_t worker[WORKERS];
 	unsigned workers, idle;
 	bool closing;
@@ -144,10 +146,48 @@ unsigned td_loop_working(const struct td_loop *loop)
 	return loop->working;
 }
 
+static void works_done(struct td_loop *loop, struct td_work *work)
+{
+	struct td_work *next;
+
+	for (; work; work = next) {
+		next = work->next;
+		loop->working--;
+		work->done(work, work->err);
+	}
+}
+
+/* ---- other threads ------------------------------------------------------ */
+
+void td_loop_post(struct td_loop *loop, struct td_post *post)
+{
+	bool first;
+
+	post->next = NULL;
+	pthread_mutex_lock(&loop->lock);
+	first = !loop->post_first;
+	*loop->post_last = post;
+	loop->post_last = &post->next;
+	pthread_mutex_unlock(&loop->lock);
+	if (first)
+		loop_wake(loop);
+}
+
+static void posts_run(struct td_post *post)
+{
+	struct td_post *next;
+
+	for (; post; post = next) {
+		next = post->next;
+		post->run(post);
+	}
+}
+
 static void wake_ready(struct td_watch *watch, uint32_t events)
 {
 	struct td_loop *loop = container_of(watch, struct td_loop, wake);
-	struct td_work *work, *next;
+	struct td_work *work;
+	struct td_post *post;
 	uint64_t count;
 
 	if (read(watch->fd, &count, sizeof(count)) < 0)
@@ -156,12 +196,12 @@ static void wake_ready(struct td_watch *watch, uint32_t events)
 	work = loop->done_first;
 	loop->done_first = NULL;
 	loop->done_last = &loop->done_first;
+	post = loop->post_first;
+	loop->post_first = NULL;
+	loop->post_last = &loop->post_first;
 	pthread_mutex_unlock(&loop->lock);
-	for (; work; work = next) {
-		next = work->next;
-		loop->working--;
-		work->done(work, work->err);
-	}
+	works_done(loop, work);
+	posts_run(post);
 }
 
 /* ---- making and running ------------------------------------------------ */
@@ -179,6 +219,7 @@ int td_loop_new(struct td_loop **out)
 	loop->defer_last = &loop->defer_first;
 	loop->todo_last = &loop->todo_first;
 	loop->done_last = &loop->done_first;
+	loop->post_last = &loop->post_first;
 	pthread_mutex_init(&loop->lock, NULL);
 	pthread_cond_init(&loop->to_do, NULL);
 	loop->wake.fd = -1;

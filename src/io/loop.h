@@ -7,7 +7,7 @@
  * first needed, and come back as events.
  *
  * Everything is called on the loop's thread except td_loop_stop() and
- * td_loop_wake().
+ * td_loop_post().
  */
 #ifndef IO_LOOP_H
 #define IO_LOOP_H
@@ -79,6 +79,14 @@ struct td_waiter {
 };
 void td_loop_add_waiter(struct td_loop *loop, struct td_waiter *waiter);
 void td_loop_del_waiter(struct td_waiter *waiter);
+
+/* A call on the thread of a loop, from any thread: those that one thread posts run in
+ * the order it posted them. post is the loop's until run() is called. */
+struct td_post {
+	void (*run)(struct td_post *post);
+	struct td_post *next; /* private */
+};
+void td_loop_post(struct td_loop *loop, struct td_post *post);
 
 void td_loop_work(struct td_loop *loop, struct td_work *work);
 /* Work that was started and whose done() has not been called yet. */

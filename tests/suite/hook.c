@@ -111,8 +111,10 @@ static bool hook_hold(struct td_file_hook *base, struct td_fileop *op, bool ende
 
 	if (!hook->shuffle)
 		return false;
+	pthread_mutex_lock(&hook->lock);
 	op->hook_turn = release_turn(hook);
 	list_add(&hook->held, &op->hook_link);
+	pthread_mutex_unlock(&hook->lock);
 	eventfd_write(hook->wake, 1);
 	return true;
 }
@@ -138,7 +140,12 @@ void hook_free(struct hook *hook)
 
 bool hook_holds(struct hook *hook)
 {
-	return !list_empty(&hook->held);
+	bool holds;
+
+	pthread_mutex_lock(&hook->lock);
+	holds = !list_empty(&hook->held);
+	pthread_mutex_unlock(&hook->lock);
+	return holds;
 }
 
 /* Releasing may make the driver issue more, which is held anew: take one at a
@@ -148,10 +155,14 @@ static struct td_fileop *hook_pick(struct hook *hook)
 	struct td_fileop *picked = NULL;
 	unsigned ready = 0;
 
+	pthread_mutex_lock(&hook->lock);
 	LIST_FOR(struct td_fileop, op, &hook->held, hook_link)
 		if ((op->hook_turn <= hook->turn || !hook->shuffle) &&
 		    rnd_below(&hook->rnd, ++ready) == 0)
 			picked = op;
+	if (picked)
+		list_del(&picked->hook_link);
+	pthread_mutex_unlock(&hook->lock);
 	return picked;
 }
 
@@ -159,11 +170,11 @@ void hook_turn(struct hook *hook)
 {
 	struct td_fileop *op;
 
+	pthread_mutex_lock(&hook->lock);
 	hook->turn++;
-	while ((op = hook_pick(hook))) {
-		list_del(&op->hook_link);
+	pthread_mutex_unlock(&hook->lock);
+	while ((op = hook_pick(hook)))
 		td_fileop_release(op);
-	}
 }
 
 void hook_calm(struct hook *hook)

@@ -29,7 +29,7 @@ struct hook_file {
 
 struct hook {
 	struct td_file_hook base;
-	pthread_mutex_t lock; /* workers call too */
+	pthread_mutex_t lock; /* workers call too, and the threads of other queues */
 	struct rnd rnd;
 
 	uint64_t count;      /* operations so far */
@@ -41,7 +41,7 @@ struct hook {
 	bool failed_aside;   /* a worker did it: no request's own data or tables */
 	pthread_t home;      /* whose thread is none */
 
-	bool shuffle;
+	_Atomic bool shuffle;
 	struct list held;
 	int wake;            /* an eventfd: something is held, do not wait */
 	uint64_t turn;

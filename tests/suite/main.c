@@ -24,7 +24,7 @@
 struct options {
 	struct td_args_common common;
 	const char *engine, *align, *cluster, *seed, *rounds, *dir, *behaviour, *plugins,
-		*server, *timeout;
+		*server, *timeout, *queues;
 	bool shuffle, overlay, packed, exact, forgets, logged, first, list;
 };
 
@@ -32,6 +32,8 @@ static const struct td_arg rows[] = {
 	{ "engine", 'e', "NAME", offsetof(struct options, engine), "io_uring or libaio" },
 	{ "align", 'a', "BYTES", offsetof(struct options, align),
 	  "pretend that files demand this alignment" },
+	{ "queues", 'q', "N", offsetof(struct options, queues),
+	  "threads that serve the disk, 1 to 8 [1]" },
 	{ "shuffle", 's', NULL, offsetof(struct options, shuffle),
 	  "let file operations overtake each other" },
 	{ "overlay", 'o', NULL, offsetof(struct options, overlay),
@@ -272,6 +274,7 @@ static void run_set(struct run *run, const struct options *options)
 			.align = number(options->align, 0),
 			.cluster = number(options->cluster, 0),
 			.shuffle = options->shuffle,
+			.queues = min_u64(number(options->queues, 1), RIG_QUEUES),
 			.overlay = options->overlay,
 			.packed = options->packed,
 			.exact = options->exact,

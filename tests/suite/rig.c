@@ -4,6 +4,8 @@
  *
  * Requests are sent as a transport sends them. One that has ended rests outside
  * the pool for as long as there are others, so that a second end finds it.
+ * With several queues requests take turns on them, and those of others than the
+ * home queue are sent there and come back.
  * Memory lies between canaries; reads find it filled with a pattern first, so
  * that bytes nobody wrote are seen.
  */
@@ -40,6 +42,28 @@ static void io_done(struct td_req *req)
 	eventfd_write(io->rig->ended.fd, 1);
 }
 
+static void io_came_back(struct td_post *post)
+{
+	struct io *io = container_of(post, struct io, post);
+
+	io->ended = true;
+	io->rig->in_flight--;
+	io->rig->busy[io->queue]--;
+}
+
+static void io_done_there(struct td_req *req)
+{
+	struct io *io = *io_slot(req);
+
+	require(io, "a request ended twice");
+	*io_slot(req) = NULL;
+	io->err = req->err;
+	io->extent = req->extent;
+	td_pool_put(io->rig->pool[io->queue], req);
+	io->post.run = io_came_back;
+	td_loop_post(io->rig->loop, &io->post);
+}
+
 static void ended_ready(struct td_watch *watch, uint32_t events)
 {
 	eventfd_t count;
@@ -68,12 +92,14 @@ void rig_prepare(struct rig *rig, struct suite *suite)
 int rig_try_open(struct rig *rig, const struct target *target, struct td_why *why)
 {
 	bool shuffle = rig->hook.shuffle;
+	unsigned queues = rig->suite->queues;
+	char spec[sizeof(target->spec) + 16];
 	int err;
 
+	snprintf(spec, sizeof(spec), queues > 1 ? "%s,queues=%u" : "%s", target->spec, queues);
 	/* Opening waits without turning our loop: nothing may be held. */
 	rig->hook.shuffle = false;
-	err = td_disk_open(rig->loop, rig->suite->registry, target->spec,
-			   &rig->options, &rig->disk, why);
+	err = td_disk_open(rig->loop, rig->suite->registry, spec, &rig->options, &rig->disk, why);
 	rig->hook.shuffle = shuffle;
 	if (err)
 		return err;
@@ -84,8 +110,12 @@ int rig_try_open(struct rig *rig, const struct target *target, struct td_why *wh
 		model_init(&rig->model, rig->size, target->tag);
 	require(rig->model.size == rig->size, "the size was %llu and is %llu now",
 		(unsigned long long)rig->model.size, (unsigned long long)rig->size);
-	err = td_pool_new(rig->disk, RIG_DEPTH, sizeof(struct io *), io_done, &rig->pool);
-	require(!err, "no pool: %s", strerror(-err));
+	for (unsigned i = 0; i < td_disk_queues(rig->disk); i++) {
+		err = td_pool_new_on(td_disk_queue_at(rig->disk, i), RIG_DEPTH,
+				     sizeof(struct io *), i ? io_done_there : io_done,
+				     &rig->pool[i]);
+		require(!err, "no pool: %s", strerror(-err));
+	}
 	return 0;
 }
 
@@ -116,7 +146,7 @@ static void rig_settle(struct rig *rig)
 	while (!list_empty(&rig->resting)) {
 		struct io *io = list_item(list_pop(&rig->resting), struct io, link);
 		*io_slot(io->req) = NULL;
-		td_pool_put(rig->pool, io->req);
+		td_pool_put(rig->pool[0], io->req);
 		io->req = NULL;
 	}
 }
@@ -140,13 +170,15 @@ int rig_close(struct rig *rig)
 	for (int i = 0; i < 3; i++)
 		td_loop_turn(rig->loop, 0);
 	rig_settle(rig);
-	require(td_pool_busy(rig->pool) == 0, "%u requests are not back in the pool",
-		td_pool_busy(rig->pool));
+	require(td_pool_busy(rig->pool[0]) == 0, "%u requests are not back in the pool",
+		td_pool_busy(rig->pool[0]));
 	td_disk_stats(rig->disk, &stats);
 	require(stats.in_flight == 0, "the disk counts %llu requests in flight at rest",
 		(unsigned long long)stats.in_flight);
-	td_pool_free(rig->pool);
-	rig->pool = NULL;
+	for (unsigned i = 0; i < RIG_QUEUES; i++) {
+		td_pool_free(rig->pool[i]);
+		rig->pool[i] = NULL;
+	}
 	err = td_disk_close(rig->disk);
 	rig->disk = NULL;
 	rig_free_loop(rig);
@@ -284,7 +316,7 @@ void io_free(struct io *io)
 	if (io->req) { /* still resting */
 		list_del(&io->link);
 		*io_slot(io->req) = NULL;
-		td_pool_put(io->rig->pool, io->req);
+		td_pool_put(io->rig->pool[0], io->req);
 		io->req = NULL;
 	}
 	if (!io->memory)
@@ -308,13 +340,49 @@ static void io_default_memory(struct io *io)
 
 static struct td_req *req_get(struct rig *rig)
 {
-	struct td_req *req = td_pool_get(rig->pool);
+	struct td_req *req = td_pool_get(rig->pool[0]);
 
 	if (!req && !list_empty(&rig->resting)) {
 		rig_settle(rig);
-		req = td_pool_get(rig->pool);
+		req = td_pool_get(rig->pool[0]);
 	}
 	return req;
+}
+
+static void req_submit(struct io *io, struct td_req *req)
+{
+	*io_slot(req) = io;
+	req->op = io->op;
+	req->flags = io->flags;
+	req->offset = io->offset;
+	req->len = io->len;
+	req->iov = io->iov;
+	req->iov_count = io->iov_count;
+	td_submit(req);
+}
+
+static void io_arrived(struct td_post *post)
+{
+	struct io *io = container_of(post, struct io, post);
+
+	req_submit(io, td_pool_get(io->rig->pool[io->queue]));
+}
+
+/* False: there is no room just now. */
+static bool io_send(struct rig *rig, struct io *io)
+{
+	if (!io->queue) {
+		io->req = req_get(rig);
+		if (io->req)
+			req_submit(io, io->req);
+		return io->req;
+	}
+	if (rig->busy[io->queue] == RIG_DEPTH)
+		return false;
+	rig->busy[io->queue]++;
+	io->post.run = io_arrived;
+	td_loop_post(td_queue_loop(td_disk_queue_at(rig->disk, io->queue)), &io->post);
+	return true;
 }
 
 void io_start(struct rig *rig, struct io *io)
@@ -329,26 +397,18 @@ void io_start(struct rig *rig, struct io *io)
 void io_start_raw(struct rig *rig, struct io *io)
 {
 	uint64_t began = td_now_ms();
-	struct td_req *req;
 
-	while (!(req = req_get(rig))) {
+	io->rig = rig;
+	io->queue = rig->started++ % td_disk_queues(rig->disk);
+	io->req = NULL;
+	io->ended = false;
+	io->began_ms = td_now_ms();
+	rig->in_flight++;
+	while (!io_send(rig, io)) {
 		rig_turn(rig);
 		require(td_now_ms() - began < DEADLINE_MS, "no request has ended for %d s",
 			DEADLINE_MS / 1000);
 	}
-	io->rig = rig;
-	io->req = req;
-	io->ended = false;
-	io->began_ms = td_now_ms();
-	*io_slot(req) = io;
-	req->op = io->op;
-	req->flags = io->flags;
-	req->offset = io->offset;
-	req->len = io->len;
-	req->iov = io->iov;
-	req->iov_count = io->iov_count;
-	rig->in_flight++;
-	td_submit(req);
 }
 
 static const char *op_name(enum td_op op)

@@ -39,6 +39,7 @@ struct suite {
 	bool logged;          /* tables come to their places after the flush that has brought
 	                         them to the log has ended */
 	bool shuffle;
+	unsigned queues;      /* that serve the disk; requests take turns */
 	const char *engine;
 	uint32_t align;       /* of the pretended device; 0: the real one's */
 	uint64_t seed;
@@ -79,12 +80,15 @@ uint64_t folder_checksum(const char *dir);
 /* ---- rig.c ---- */
 
 #define RIG_DEPTH 64
+#define RIG_QUEUES 8
 
 struct rig {
 	struct suite *suite;
 	struct td_loop *loop;
 	struct td_disk *disk;
-	struct td_pool *pool;
+	struct td_pool *pool[RIG_QUEUES];
+	unsigned busy[RIG_QUEUES]; /* requests on queues other than home */
+	uint64_t started;
 	struct hook hook;
 	struct td_watch ended; /* an eventfd: a request has ended, do not wait */
 	struct td_disk_options options;
@@ -109,7 +113,9 @@ struct io {
 	bool ended;
 	/* private */
 	struct rig *rig;
-	struct td_req *req;
+	unsigned queue;
+	struct td_post post;    /* to that queue, and back */
+	struct td_req *req;     /* on the home queue */
 	char *memory;
 	size_t memory_len;
 	uint64_t began_ms;
