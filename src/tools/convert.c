@@ -14,8 +14,33 @@
 
 static uint64_t copied_size(const struct convert *convert)
 {
-	return convert->options.len ? convert->options.len :
+	uint64_t size = convert->options.len ? convert->options.len :
 				      td_disk_size(convert->from) - convert->options.offset;
+
+	for (unsigned i = 0; i < convert->next_count; i++)
+		size += td_disk_size(convert->next[i].disk);
+	return size;
+}
+
+/* One after the other; *path: which failed. */
+static int copy_all(struct convert *convert, struct td_disk *to, struct copy_options *options,
+		    struct copy_result *result, const char **path)
+{
+	struct td_loop *loop = convert->run->loop;
+	uint64_t data;
+	int err;
+
+	*path = convert->from_path;
+	err = copy_disk(loop, convert->from, to, options, result);
+	options->to = td_disk_size(convert->from);
+	for (unsigned i = 0; !err && i < convert->next_count; i++) {
+		data = result->data;
+		*path = convert->next[i].path;
+		err = copy_disk(loop, convert->next[i].disk, to, options, result);
+		options->to += td_disk_size(convert->next[i].disk);
+		result->data += data;
+	}
+	return err;
 }
 
 static int copy_with_progress(struct convert *convert, struct td_disk *to, const char *name,
@@ -25,13 +50,14 @@ static int copy_with_progress(struct convert *convert, struct td_disk *to, const
 	struct copy_options options = convert->options;
 	struct copy_result result;
 	char text[64], data[16];
+	const char *from;
 	int err;
 
 	options.fresh = fresh;
 	options.progress = &progress;
 	options.stop = &tool_stopped;
 	progress_begin(&progress, name, copied_size(convert), convert->quiet);
-	err = copy_disk(convert->run->loop, convert->from, to, &options, &result);
+	err = copy_all(convert, to, &options, &result, &from);
 	if (!err)
 		snprintf(text, sizeof(text), "done, %s of data", size_text(result.data, data));
 	else
@@ -42,10 +68,29 @@ static int copy_with_progress(struct convert *convert, struct td_disk *to, const
 		return 128 + tool_stopped;
 	if (err)
 		tool_say(convert->run->tool, "%s: %s near offset %llu: %s",
-			 result.reading ? convert->from_path : name,
+			 result.reading ? from : name,
 			 result.reading ? "read" : "write", (unsigned long long)result.at,
 			 strerror(-err));
 	return err ? TOOL_FAILED : TOOL_OK;
+}
+
+/* Compressed clusters are whole ones, of one source. */
+static int may_join(struct convert *convert, struct td_disk *to)
+{
+	const char *path = convert->from_path;
+	uint64_t size = td_disk_size(convert->from);
+
+	for (unsigned i = 0; i < convert->next_count; i++) {
+		if (!is_aligned(size, td_disk_cluster(to))) {
+			tool_say(convert->run->tool, "%s: what is to be compressed ends with a "
+				 "whole cluster of %u bytes, unless it is the last", path,
+				 td_disk_cluster(to));
+			return TOOL_FAILED;
+		}
+		size = td_disk_size(convert->next[i].disk);
+		path = convert->next[i].path;
+	}
+	return TOOL_OK;
 }
 
 static int may_copy(struct convert *convert, struct td_disk *to, const char *name,
@@ -68,7 +113,7 @@ static int may_copy(struct convert *convert, struct td_disk *to, const char *nam
 			 name_of_driver(driver));
 		return TOOL_FAILED;
 	}
-	return TOOL_OK;
+	return convert->options.compress ? may_join(convert, to) : TOOL_OK;
 }
 
 static int may_and_copy(struct convert *convert, struct td_disk *to, const char *name,
@@ -119,12 +164,21 @@ int convert_into(struct convert *convert, struct make *make)
 	return code;
 }
 
+bool convert_reads(const struct convert *convert, const struct stat *st)
+{
+	bool reads = name_is_part(convert->from, st);
+
+	for (unsigned i = 0; i < convert->next_count; i++)
+		reads |= name_is_part(convert->next[i].disk, st);
+	return reads;
+}
+
 int convert_onto(struct convert *convert, const struct name *to, bool fresh)
 {
 	struct td_disk *disk;
 	struct stat st;
 
-	if (!stat(name_path(to), &st) && name_is_part(convert->from, &st)) {
+	if (!stat(name_path(to), &st) && convert_reads(convert, &st)) {
 		tool_say(convert->run->tool, "%s: is what is read", name_path(to));
 		return TOOL_FAILED;
 	}

@@ -9,10 +9,17 @@
 #include "tools/copy.h"
 #include "tools/make.h"
 
+struct convert_next {
+	struct td_disk *disk;
+	const char *path;
+};
+
 struct convert {
 	struct tool_run *run;
 	struct td_disk *from;
 	const char *from_path;
+	const struct convert_next *next; /* disks that follow it in the target */
+	unsigned next_count;
 	bool quiet;
 	struct copy_options options; /* fresh, progress and stop are set here */
 	uint64_t data;               /* the answer: bytes written as data */
@@ -20,6 +27,8 @@ struct convert {
 
 /* The new image has the size that make says, or that of what is copied. */
 int convert_into(struct convert *convert, struct make *make);
+/* Whether that file or device is one that is read. */
+bool convert_reads(const struct convert *convert, const struct stat *st);
 /* fresh: it is known to read as zeroes. */
 int convert_onto(struct convert *convert, const struct name *to, bool fresh);
 /* Onto a disk that is open, and stays so. */

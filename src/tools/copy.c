@@ -241,7 +241,7 @@ static uint64_t next_run(const struct copy *copy, const struct slot *slot, bool 
 
 static void write_run(struct copy *copy, struct slot *slot, uint64_t len, bool zero)
 {
-	uint64_t at = slot->offset - copy->options.offset + slot->pos;
+	uint64_t at = slot->offset - copy->options.offset + copy->options.to + slot->pos;
 	struct td_req *req = td_pool_get(copy->writers);
 
 	slot->writes++;
@@ -373,7 +373,7 @@ static void pump(struct copy *copy)
 	ask(copy);
 	flush(copy);
 	if (copy->options.progress)
-		progress_at(copy->options.progress, copy->done);
+		progress_at(copy->options.progress, copy->options.to + copy->done);
 }
 
 static void pump_deferred(struct td_defer *defer)

@@ -23,7 +23,8 @@ struct copy_options {
 	unsigned jobs;   /* chunks under way at a time; 0: COPY_JOBS */
 	uint64_t sparse; /* zeroes in a row that are not written as data, a multiple of
 	                    512; 0: all is written */
-	uint64_t offset; /* where in the source to begin; goes to 0 of the target */
+	uint64_t offset; /* where in the source to begin ... */
+	uint64_t to;     /* ... and where in the target */
 	uint64_t len;    /* how much; 0: up to its end */
 	/* Copy only what is not this deep in the source's chain: 1 is what the top
 	 * image holds itself, and what it does not hold stays as it is. 0: all */

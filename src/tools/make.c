@@ -274,6 +274,7 @@ int make_begin(struct tool_run *run, struct make *make)
 	struct td_why why = { "" };
 	int err;
 
+	tool_temp_sweep(make->create.path);
 	make->temp = tool_temp_name(make->create.path);
 	if (!make->temp) {
 		tool_say(run->tool, "%s", strerror(ENOMEM));

@@ -4,6 +4,7 @@
  */
 #include "tools/tool.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <libgen.h>
 #include <signal.h>
@@ -123,6 +124,54 @@ char *tool_temp_name(const char *path)
 		     (long)getpid()) < 0)
 		return NULL;
 	return name;
+}
+
+/* The process that a part's name tells of; 0: it is no part of that file. */
+static long part_owner(const char *name, const char *base)
+{
+	size_t len = strlen(base);
+	char *end;
+	long pid;
+
+	if (name[0] != '.' || strncmp(name + 1, base, len) || name[len + 1] != '.')
+		return 0;
+	pid = strtol(name + len + 2, &end, 10);
+	return pid > 0 && !strcmp(end, ".part") ? pid : 0;
+}
+
+/* Nobody writes it: its process is gone, and nobody has locked it (a process of another
+ * host or container may have). */
+static bool part_left(const char *path, long pid)
+{
+	struct td_files files = { .buffered = true };
+	struct td_file *file;
+
+	if (!kill(pid, 0) || errno != ESRCH || td_file_open(&files, path, TD_FILE_WRITE, &file, NULL))
+		return false;
+	td_file_close(file);
+	return true;
+}
+
+void tool_temp_sweep(const char *path)
+{
+	AUTO_FREE char *for_dir = strdup(path);
+	AUTO_FREE char *for_base = strdup(path);
+	const char *dir = for_dir ? dirname(for_dir) : NULL;
+	const char *base = for_base ? basename(for_base) : NULL;
+	DIR *entries = dir && base ? opendir(dir) : NULL;
+	struct dirent *entry;
+
+	while (entries && (entry = readdir(entries))) {
+		long pid = part_owner(entry->d_name, base);
+		AUTO_FREE char *part = NULL;
+
+		if (!pid || asprintf(&part, "%s/%s", dir, entry->d_name) < 0)
+			part = NULL;
+		else if (part_left(part, pid))
+			unlink(part);
+	}
+	if (entries)
+		closedir(entries);
 }
 
 bool tool_in_use(const struct tool *tool, const char *path)

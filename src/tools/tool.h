@@ -54,6 +54,9 @@ int tool_size(const struct tool *tool, const char *text, uint64_t unit, uint64_t
 /* A name in the folder of path, for a file that is to become path; free() it. */
 char *tool_temp_name(const char *path);
 
+/* Removes such files of the same name that killed processes have left. */
+void tool_temp_sweep(const char *path);
+
 /* Whether somebody uses the file: then a new one must not take its name. It has
  * been said. */
 bool tool_in_use(const struct tool *tool, const char *path);

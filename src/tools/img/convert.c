@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * convert: the content of an image, with all that lies below it, as another image:
- * a new one, or one that is there (-n, and devices).
+ * convert: the content of images, one after the other, each with all that lies below
+ * it, as another image: a new one, or one that is there (-n, and devices).
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "base/num.h"
 #include "tools/img/img.h"
+
+#define SOURCES_MAX 64
 
 struct options {
 	struct img_options img;
@@ -80,6 +82,7 @@ static int onto(struct convert *convert, const struct options *options, const ch
 static int into(struct convert *convert, const struct options *options, const char *word)
 {
 	struct make make = { .force = options->force };
+	struct stat st;
 	int code = make_plan(convert->run, options->to, "-O", word, options->more, &make);
 
 	if (!code && name_is_device(&make.name)) {
@@ -89,8 +92,11 @@ static int into(struct convert *convert, const struct options *options, const ch
 	} else if (!code && make.create.backing) {
 		tool_say(convert->run->tool, "a copy lies over no other image");
 		code = TOOL_FAILED;
+	} else if (!code && !stat(make.create.path, &st) && convert_reads(convert, &st)) {
+		tool_say(convert->run->tool, "%s: is what is read", make.create.path);
+		code = TOOL_FAILED;
 	} else if (!code) {
-		code = make_may(convert->run, &make, convert->from, false);
+		code = make_may(convert->run, &make, NULL, false);
 		if (!code)
 			code = convert_into(convert, &make);
 	}
@@ -100,10 +106,14 @@ static int into(struct convert *convert, const struct options *options, const ch
 
 static int tell(struct tool_run *run, const struct options *options, const struct convert *convert)
 {
+	uint64_t size = td_disk_size(convert->from);
+
 	if (!options->img.json)
 		return TOOL_OK;
+	for (unsigned i = 0; i < convert->next_count; i++)
+		size += td_disk_size(convert->next[i].disk);
 	return img_print_json(run, json_pack("{s:o, s:o}",
-		"virtual-size", img_number(td_disk_size(convert->from)),
+		"virtual-size", img_number(size),
 		"data-written", img_number(convert->data)));
 }
 
@@ -112,19 +122,27 @@ static int convert_run(struct tool_run *run, void *arg, char **words, int count)
 	const struct options *options = arg;
 	struct convert convert = { .run = run,
 				   .quiet = options->img.quiet || !options->img.progress };
-	struct img_disk from = { 0 };
+	struct img_disk from[SOURCES_MAX] = { 0 };
+	struct convert_next next[SOURCES_MAX];
+	const char *to = words[count - 1];
 	int code = numbers(run, options, &convert.options);
 
-	if (!code)
-		code = img_open(run, options->img.format, "-f", words[0], true, &from);
-	convert.from = from.disk;
-	convert.from_path = name_path(&from.name);
-	if (!code)
-		code = options->existing ? onto(&convert, options, words[1]) :
-					   into(&convert, options, words[1]);
+	for (int i = 0; !code && i < count - 1; i++) {
+		code = img_open(run, options->img.format, "-f", words[i], true, &from[i]);
+		next[i] = (struct convert_next){ from[i].disk, name_path(&from[i].name) };
+	}
+	if (!code) {
+		convert.from = next[0].disk;
+		convert.from_path = next[0].path;
+		convert.next = next + 1;
+		convert.next_count = count - 2;
+		code = options->existing ? onto(&convert, options, to) :
+					   into(&convert, options, to);
+	}
 	if (!code)
 		code = tell(run, options, &convert);
-	img_close(run, &from);
+	for (int i = 0; i < count - 1; i++)
+		img_close(run, &from[i]);
 	return code;
 }
 
@@ -132,12 +150,13 @@ const struct img_command img_convert = {
 	.name = "convert",
 	.tool = {
 		.name = "tap-img convert",
-		.usage = "SOURCE TARGET",
+		.usage = "SOURCE... TARGET",
 		.about = "copies an image's content into another image\n"
+			 "Several are put one after the other, all of the format that -f says.\n"
 			 "Holes and zeroes take no space in TARGET. It gets its name when it is whole.",
 		.rows = rows,
 		.min_words = 2,
-		.max_words = 2,
+		.max_words = SOURCES_MAX + 1,
 		.usage_code = 1,
 	},
 	.options_size = sizeof(struct options),
