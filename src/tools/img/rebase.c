@@ -11,14 +11,9 @@
 #include <string.h>
 
 #include "base/guard.h"
-#include "base/num.h"
 #include "base/rule.h"
 #include "tools/img/img.h"
-#include "tools/progress.h"
-
-#define CHUNK (1 * MiB)
-#define ASK_MAX GiB
-#define BLOCK 4096
+#include "tools/img/keep.h"
 
 struct options {
 	struct img_options img;
@@ -43,112 +38,13 @@ struct rebase {
 	struct tool_run *run;
 	struct img_disk img, below; /* below.disk NULL: none, all zeroes */
 	uint64_t written;
-	char *old, *new;
-	struct progress progress;
 };
-
-static int read_new(struct rebase *rebase, uint64_t at, uint64_t len)
-{
-	uint64_t size = rebase->below.disk ? td_disk_size(rebase->below.disk) : 0;
-	uint64_t n = at < size ? min_u64(len, size - at) : 0;
-
-	memset(rebase->new + n, 0, len - n);
-	return n ? img_do(&rebase->below, TD_READ, 0, at, n, rebase->new, NULL) : 0;
-}
-
-/* Blocks that differ are written, as many in a row as there are. */
-static int write_different(struct rebase *rebase, uint64_t at, uint64_t len)
-{
-	uint64_t from = 0, to;
-	int err = 0;
-
-	while (!err && from < len) {
-		for (to = from; to < len; to += min_u64(BLOCK, len - to))
-			if (!memcmp(rebase->old + to, rebase->new + to, min_u64(BLOCK, len - to)))
-				break;
-		if (to > from) {
-			err = img_do(&rebase->img, TD_WRITE, 0, at + from, to - from,
-				     rebase->old + from, NULL);
-			rebase->written += to - from;
-			from = to;
-		} else {
-			from += min_u64(BLOCK, len - from);
-		}
-	}
-	return err;
-}
-
-/* A range that the image does not hold itself. */
-static int keep_range(struct rebase *rebase, uint64_t at, uint64_t end)
-{
-	int err = 0;
-
-	while (!err && at < end && !tool_stopped) {
-		uint64_t len = min_u64(CHUNK, end - at);
-
-		err = img_do(&rebase->img, TD_READ, 0, at, len, rebase->old, NULL);
-		if (!err)
-			err = read_new(rebase, at, len);
-		if (!err)
-			err = write_different(rebase, at, len);
-		at += len;
-		progress_at(&rebase->progress, at);
-	}
-	return err;
-}
-
-/* How far from at the new image below reads as zeroes. */
-static int zero_in_new(struct rebase *rebase, uint64_t at, uint64_t len, uint64_t *out)
-{
-	uint64_t size = rebase->below.disk ? td_disk_size(rebase->below.disk) : 0;
-	struct td_extent extent;
-	int err;
-
-	*out = len;
-	if (at >= size)
-		return 0;
-	err = img_extent(&rebase->below, at, min_u64(len, size - at), &extent);
-	*out = !err && extent.flags & TD_EXTENT_ZERO ? extent.len : 0;
-	return err;
-}
-
-static int keep_content(struct rebase *rebase)
-{
-	uint64_t size = td_disk_size(rebase->img.disk), zero = 0;
-	struct td_extent extent;
-	int err = 0;
-
-	for (uint64_t at = 0; !err && at < size && !tool_stopped; at += extent.len) {
-		progress_at(&rebase->progress, at);
-		err = img_extent(&rebase->img, at, min_u64(size - at, ASK_MAX), &extent);
-		if (err || !td_extent_depth(extent.flags))
-			continue;
-		if (extent.flags & TD_EXTENT_ZERO) {
-			err = zero_in_new(rebase, at, extent.len, &zero);
-			if (!err && zero) {
-				extent.len = zero;
-				continue;
-			}
-		}
-		if (!err)
-			err = keep_range(rebase, at, at + extent.len);
-	}
-	return err ? err : img_do(&rebase->img, TD_FLUSH, 0, 0, 0, NULL, NULL);
-}
 
 static int keep(struct rebase *rebase, const struct options *options)
 {
-	AUTO_FREE char *old = aligned_alloc(4096, CHUNK);
-	AUTO_FREE char *new = aligned_alloc(4096, CHUNK);
-	int err;
+	int err = keep_content(&rebase->img, rebase->below.disk ? &rebase->below : NULL,
+			       !options->img.progress || options->img.quiet, &rebase->written);
 
-	rebase->old = old;
-	rebase->new = new;
-	progress_begin(&rebase->progress, name_path(&rebase->img.name),
-		       td_disk_size(rebase->img.disk),
-		       options->img.quiet || !options->img.progress);
-	err = old && new ? keep_content(rebase) : -ENOMEM;
-	progress_end(&rebase->progress, err ? "failed" : "done");
 	if (tool_stopped)
 		return img_stopped(rebase->run);
 	if (err)
