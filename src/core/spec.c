@@ -152,6 +152,16 @@ static int bool_parse(const char *text, bool *out)
 	return -EINVAL;
 }
 
+bool td_spec_flag(const struct td_spec *spec, const char *key)
+{
+	bool flag = false;
+
+	for (unsigned i = 0; i < spec->pair_count; i++)
+		if (!strcmp(spec->pairs[i].key, key))
+			bool_parse(spec->pairs[i].value, &flag);
+	return flag;
+}
+
 static int uint_parse(const char *text, uint64_t *out)
 {
 	unsigned long long value;

@@ -21,6 +21,8 @@ struct td_spec {
 
 int td_spec_parse(const char *text, struct td_spec *out, struct td_why *why);
 void td_spec_free(struct td_spec *spec);
+/* Whether the key, one of kind TD_BOOL, is given and says yes (the last one counts). */
+bool td_spec_flag(const struct td_spec *spec, const char *key);
 
 /* Sets the driver's options in state; unknown keys and bad values are errors. */
 int td_options_apply(const struct td_option *rows, const struct td_spec *spec,

@@ -264,11 +264,8 @@ def tapdisk_that_cannot_run_is_told():
     with harness.daemon() as d:
         image = d.image("img")
         d.kill()
-        real, harness.TAPDISK = harness.TAPDISK, "/bin/false"
-        try:
-            d.start()
-        finally:
-            harness.TAPDISK = real
+        d.tapdisk = "/bin/false"
+        d.start()
         run = d.ctl("attach", "aio:" + image)
         assert run.status == 1 and "exited with status 1 before it was ready" in run.err, run.err
         assert not d.disks()

@@ -102,6 +102,9 @@ class Nbd:
 class Daemon:
     def __init__(self, folder, cgroup="none"):
         self.folder, self.cgroup = folder, cgroup
+        self.tapdisk = TAPDISK
+        self.xenstore = None  # the socket of one, or none
+        self.options = []
         self.run_dir = os.path.join(folder, "run")
         self.socket = os.path.join(self.run_dir, "control")
         self.log_path = os.path.join(folder, "log")
@@ -110,10 +113,11 @@ class Daemon:
 
     def start(self, wait=True):
         log = open(self.log_path, "ab")
+        xen = {"XENSTORED_PATH": self.xenstore} if self.xenstore else {}
         self.process = subprocess.Popen(
-            [BLKTAPCTRL, "--foreground", "--run-dir", self.run_dir, "--tapdisk", TAPDISK,
-             "--cgroup", self.cgroup, "--no-xen"],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            [BLKTAPCTRL, "--foreground", "--run-dir", self.run_dir, "--tapdisk", self.tapdisk,
+             "--cgroup", self.cgroup, *([] if xen else ["--no-xen"]), *self.options],
+            env=os.environ | xen, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         log.close()
         if wait:
             wait_for("the daemon", lambda: self.answers() or self.process.poll() is not None)
@@ -194,7 +198,8 @@ class Daemon:
                     words = f.read().split(b"\0")
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if words[0] == TAPDISK.encode() and self.folder.encode() in b" ".join(words):
+            programs = {TAPDISK.encode(), self.tapdisk.encode()}
+            if programs & set(words[:2]) and self.folder.encode() in b" ".join(words):
                 found.append(int(pid))
         return found
 

@@ -336,6 +336,8 @@ a_new_daemon_finds_disks_under_load() {
 	done
 	[[ $(pgrep tapdisk | sort) = "$before" ]] || die "tapdisks changed"
 	tap-ctl list | grep -q "$(printf 'vbd-%s-51712 *serving' "$(xl domid two)")"
+	! tap-ctl detach "vbd-$(xl domid two)-51712" 2>/dev/null || die "took it from its guest"
+	! tap-ctl stop --all 2>/dev/null || die "took all from their guests"
 	guest exec two <<-'END'
 		a=$(cat /run/count); sleep 1; b=$(cat /run/count)
 		touch /run/stop

@@ -91,15 +91,16 @@ struct td_loop *td_disks_loop(struct td_disks *disks)
 
 /* ---- who holds what ------------------------------------------------------------------- */
 
-static bool spec_says_yes(const struct td_spec *spec, const char *key)
+bool td_tapdisk_serves_as(const struct td_tapdisk *tap, const char *text, bool read_only)
 {
-	static const char *const yes[] = { "on", "true", "yes", "1" };
+	struct td_spec spec;
+	struct td_why why;
 
-	for (unsigned i = 0; i < spec->pair_count; i++)
-		for (unsigned k = 0; k < 4 && !strcmp(spec->pairs[i].key, key); k++)
-			if (!strcmp(spec->pairs[i].value, yes[k]))
-				return true;
-	return false;
+	if (strcmp(tap->spec, text) || td_spec_parse(text, &spec, &why))
+		return false;
+	read_only |= td_spec_flag(&spec, "read-only");
+	td_spec_free(&spec);
+	return read_only == tap->read_only;
 }
 
 static char *holder_words(const struct td_tapdisk *tap)
@@ -128,9 +129,9 @@ int td_tapdisk_claim(struct td_tapdisk *tap, const struct td_spec *spec, bool re
 {
 	int fd = tap->memory ? td_memory_fd(tap->memory) : -1;
 
-	tap->read_only = read_only || spec_says_yes(spec, "read-only");
+	tap->read_only = read_only || td_spec_flag(spec, "read-only");
 	td_claims_add(&tap->claims, spec->target, fd, !tap->read_only,
-		      spec_says_yes(spec, "shared"));
+		      td_spec_flag(spec, "shared"));
 	LIST_FOR(struct td_tapdisk, other, &tap->disks->all, link) {
 		AUTO_FREE char *holder = NULL;
 
@@ -141,6 +142,23 @@ int td_tapdisk_claim(struct td_tapdisk *tap, const struct td_spec *spec, bool re
 			       holder ? holder : "another disk");
 	}
 	return 0;
+}
+
+/* ---- names ------------------------------------------------------------------------------- */
+
+void td_guest_name(char name[TD_GUEST_NAME_SIZE], uint32_t domid, uint32_t devid)
+{
+	snprintf(name, TD_GUEST_NAME_SIZE, "vbd-%u-%u", domid, devid);
+}
+
+bool td_guest_name_parse(const char *name, uint32_t *domid, uint32_t *devid)
+{
+	char whole[TD_GUEST_NAME_SIZE];
+
+	if (sscanf(name, "vbd-%u-%u", domid, devid) != 2)
+		return false;
+	td_guest_name(whole, *domid, *devid);
+	return !strcmp(name, whole); /* and not just its beginning */
 }
 
 /* ---- start -------------------------------------------------------------------------------- */
@@ -277,23 +295,47 @@ static void adopt_claims(struct td_tapdisk *tap, json_t *info)
 	td_spec_free(&spec);
 }
 
+/* It has a user before anybody can ask for its end. */
+static void adopt_user(struct td_tapdisk *tap)
+{
+	uint32_t domid, devid;
+	char user[32];
+
+	if (!td_guest_name_parse(tap->name, &domid, &devid))
+		return;
+	snprintf(user, sizeof(user), "domain %u", domid);
+	td_tapdisk_set_user(tap, user);
+}
+
+static void adopt_told(struct td_tapdisk *tap, json_t *info, const char *why)
+{
+	const char *spec = json_string_value(json_object_get(info, "spec"));
+	td_tapdisk_started *started = tap->started;
+
+	if (spec)
+		tap->spec = strdup(spec);
+	if (!tap->spec) {
+		td_log(tap->name, LOG_WARNING, "not adopted: %s", why ? why : "no tapdisk's answer");
+		td_tapdisk_gone(tap, -EPROTO, "its tapdisk gives no answer that is one");
+		return;
+	}
+	adopt_claims(tap, info);
+	td_tapdisk_serves(tap, info);
+	td_log(tap->name, LOG_INFO, "adopted: %s, tapdisk %d", tap->spec,
+	       (int)td_tapdisk_pid(tap));
+	tap->started = NULL;
+	if (started)
+		started(tap->started_arg, tap, 0, NULL);
+}
+
 static void adopt_answered(void *arg, int err, const char *why, json_t *info)
 {
 	struct td_tapdisk *tap = arg;
 	struct td_disks *disks = tap->disks;
-	const char *spec = json_string_value(json_object_get(info, "spec"));
 
-	if (spec)
-		tap->spec = strdup(spec);
-	if (tap->spec) {
-		adopt_claims(tap, info);
-		td_tapdisk_serves(tap, info);
-		td_log(tap->name, LOG_INFO, "adopted: %s, tapdisk %d", tap->spec,
-		       (int)td_tapdisk_pid(tap));
-	} else if (err != -ECONNRESET) { /* else it ended, which is told elsewhere */
-		td_log(tap->name, LOG_WARNING, "not adopted: %s", why ? why : "no tapdisk's answer");
-		td_tapdisk_free(tap);
-	}
+	/* else it has ended, or is made to, which is told elsewhere */
+	if (err != -ECONNRESET && tap->state == TAPDISK_STARTING)
+		adopt_told(tap, info, why);
 	if (!--disks->asking)
 		adopt_done(disks);
 }
@@ -309,6 +351,7 @@ static void adopt_one(struct td_disks *disks, const char *name)
 		err = td_process_adopt(disks->loop, td_rpc_peer(tap->rpc), td_tapdisk_ended, tap,
 				       &tap->process);
 	if (!err) {
+		adopt_user(tap);
 		disks->asking++;
 		td_rpc_ask(tap->rpc, "info", NULL, 0, adopt_answered, tap);
 		return;

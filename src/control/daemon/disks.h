@@ -74,10 +74,19 @@ struct td_tapdisk *td_tapdisk_start(struct td_disks *disks,
 				    td_tapdisk_started *started, void *arg,
 				    int *err, struct td_why *why);
 
-/* Who is told when the process of a SERVING disk dies by itself, once: the disk
- * is DEAD then, and calls to it have failed. NULL: nobody. One at a time. */
-typedef void td_tapdisk_died(void *arg, struct td_tapdisk *tap, const char *cause);
-void td_tapdisk_on_death(struct td_tapdisk *tap, td_tapdisk_died *died, void *arg);
+/* Who holds a tap is told what becomes of it; the functions may be NULL. */
+struct td_tapdisk_holder {
+	/* The process of a SERVING disk has died by itself: the disk is DEAD. */
+	void (*died)(void *arg, const char *cause);
+	/* Whoever has ended it: tap is no more when this returns. Comes before started
+	 * and stopped. */
+	void (*gone)(void *arg);
+};
+/* One holder at a time; NULL: nobody. */
+void td_tapdisk_hold(struct td_tapdisk *tap, const struct td_tapdisk_holder *holder, void *arg);
+/* For one that an earlier daemon started and that is still STARTING here: it has not
+ * answered yet. */
+void td_tapdisk_on_start(struct td_tapdisk *tap, td_tapdisk_started *started, void *arg);
 
 /* Calls a method of the tapdisk. -ECONNRESET: it died, or is not SERVING;
  * -ETIMEDOUT: no answer in 30 s. */
@@ -105,6 +114,8 @@ const char *td_tapdisk_name(const struct td_tapdisk *tap);
 const char *td_tapdisk_spec(const struct td_tapdisk *tap);
 enum td_tapdisk_state td_tapdisk_state(const struct td_tapdisk *tap);
 bool td_tapdisk_read_only(const struct td_tapdisk *tap);
+/* Whether it would be just the same if it were started so. */
+bool td_tapdisk_serves_as(const struct td_tapdisk *tap, const char *spec, bool read_only);
 pid_t td_tapdisk_pid(const struct td_tapdisk *tap);       /* 0: none (dead) */
 uint64_t td_tapdisk_size(const struct td_tapdisk *tap);       /* bytes */
 uint32_t td_tapdisk_block_size(const struct td_tapdisk *tap);
@@ -112,5 +123,11 @@ uint32_t td_tapdisk_block_size(const struct td_tapdisk *tap);
  * of an adopted one, its transports; docs/control.md. Borrowed. */
 json_t *td_tapdisk_info(const struct td_tapdisk *tap);
 void td_tapdisk_set_user(struct td_tapdisk *tap, const char *user);
+
+/* Disks of guests have names of their own, vbd-DOMID-DEVID, by which a new daemon
+ * knows whose they are; no others may have such a name. */
+#define TD_GUEST_NAME_SIZE 40
+void td_guest_name(char name[TD_GUEST_NAME_SIZE], uint32_t domid, uint32_t devid);
+bool td_guest_name_parse(const char *name, uint32_t *domid, uint32_t *devid);
 
 #endif

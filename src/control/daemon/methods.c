@@ -189,6 +189,7 @@ static void method_attach(void *arg, struct td_rpc_call *call, json_t *params)
 {
 	struct td_methods *methods = arg;
 	struct td_tapdisk_want want = { 0 };
+	uint32_t domid, devid;
 	int read_only = 0, err;
 	struct td_why why;
 
@@ -199,6 +200,8 @@ static void method_attach(void *arg, struct td_rpc_call *call, json_t *params)
 	want.read_only = read_only;
 	if (methods->ending)
 		td_rpc_refuse(call, -ESHUTDOWN, "the daemon is about to end");
+	else if (want.name && td_guest_name_parse(want.name, &domid, &devid))
+		td_rpc_refuse(call, -EINVAL, "'%s' is a name for a guest's disk", want.name);
 	else if (!td_tapdisk_start(methods->disks, &want, attach_started, call, &err, &why))
 		td_rpc_refuse(call, err, "%s", why.text);
 }

@@ -67,14 +67,17 @@ static void tapdisk_clean_up(struct td_tapdisk *tap)
 }
 
 /* The disk is gone: tells whom it concerns, who may start its successor there. */
-static void tapdisk_gone(struct td_tapdisk *tap, int start_err, const char *start_why)
+void td_tapdisk_gone(struct td_tapdisk *tap, int start_err, const char *start_why)
 {
+	const struct td_tapdisk_holder *holder = tap->holder;
 	td_tapdisk_started *started = tap->started;
 	struct list waiters;
 
 	list_del(&tap->link);
 	list_init(&waiters);
 	list_join(&waiters, &tap->waiters);
+	if (holder && holder->gone)
+		holder->gone(tap->holder_arg);
 	if (started)
 		started(tap->started_arg, tap, start_err, start_why);
 	tell_waiters(&waiters, tap->stop_err, tap->stop_why);
@@ -97,28 +100,29 @@ static void start_failed(struct td_tapdisk *tap, const char *cause)
 	snprintf(why, sizeof(why), "%s%s%s%s", tap->start_why, holder ? " (" : "",
 		 holder ? holder : "", holder ? ")" : "");
 	td_log(tap->name, LOG_ERR, "not started: %s", why);
-	tapdisk_gone(tap, tap->start_err, why);
+	td_tapdisk_gone(tap, tap->start_err, why);
 }
 
 static void died(struct td_tapdisk *tap, const char *cause)
 {
-	td_tapdisk_died *tell = tap->died;
+	const struct td_tapdisk_holder *holder = tap->holder;
 
 	tap->state = TAPDISK_DEAD;
 	snprintf(tap->cause, sizeof(tap->cause), "%s", cause);
 	td_log(tap->name, LOG_ERR, "its tapdisk died: %s; the disk stalls until it is detached",
 	       cause);
-	if (tell)
-		tell(tap->died_arg, tap, cause);
+	if (holder && holder->died)
+		holder->died(tap->holder_arg, cause);
 }
 
 void td_tapdisk_ended(void *arg, bool clean, const char *cause)
 {
 	struct td_tapdisk *tap = arg;
-	enum td_tapdisk_state state = tap->state;
+	enum td_tapdisk_state state;
 
 	tap->process = NULL;
 	tapdisk_clean_up(tap);
+	state = tap->state; /* who waited for an answer may have stopped it just now */
 	if (state == TAPDISK_STARTING) {
 		ready_close(tap);
 		start_failed(tap, cause);
@@ -131,7 +135,7 @@ void td_tapdisk_ended(void *arg, bool clean, const char *cause)
 		}
 		td_log(tap->name, tap->stop_err ? LOG_ERR : LOG_INFO, "detached%s%s",
 		       tap->stop_err ? ": " : "", tap->stop_err ? tap->stop_why : "");
-		tapdisk_gone(tap, -ECANCELED, "it was detached before it was ready");
+		td_tapdisk_gone(tap, -ECANCELED, "it was detached before it was ready");
 	}
 }
 
@@ -249,7 +253,7 @@ static void tapdisk_bury(struct td_defer *defer)
 	struct td_tapdisk *tap = container_of(defer, struct td_tapdisk, bury);
 
 	td_log(tap->name, LOG_INFO, "detached");
-	tapdisk_gone(tap, 0, NULL);
+	td_tapdisk_gone(tap, 0, NULL);
 }
 
 static void quit_answered(void *arg, int err, const char *why, json_t *result)
@@ -339,10 +343,16 @@ struct td_tapdisk *td_tapdisk_new(struct td_disks *disks, const char *name)
 	return tap;
 }
 
-void td_tapdisk_on_death(struct td_tapdisk *tap, td_tapdisk_died *died_to, void *arg)
+void td_tapdisk_hold(struct td_tapdisk *tap, const struct td_tapdisk_holder *holder, void *arg)
 {
-	tap->died = died_to;
-	tap->died_arg = arg;
+	tap->holder = holder;
+	tap->holder_arg = arg;
+}
+
+void td_tapdisk_on_start(struct td_tapdisk *tap, td_tapdisk_started *started, void *arg)
+{
+	tap->started = started;
+	tap->started_arg = arg;
 }
 
 static void tapdisk_ask(struct td_tapdisk *tap, const char *method, json_t *params,
@@ -371,8 +381,8 @@ void td_tapdisk_forget(struct td_tapdisk *tap, const void *arg)
 	td_rpc_forget(tap->rpc, arg);
 	if (tap->started_arg == arg)
 		tap->started = NULL;
-	if (tap->died_arg == arg)
-		tap->died = NULL;
+	if (tap->holder_arg == arg)
+		tap->holder = NULL;
 	LIST_FOR(struct stop_waiter, waiter, &tap->waiters, link)
 		if (waiter->arg == arg)
 			waiter->done = NULL;

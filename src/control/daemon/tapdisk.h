@@ -49,8 +49,8 @@ struct td_tapdisk {
 	td_tapdisk_started *started;
 	void *started_arg;
 
-	td_tapdisk_died *died;
-	void *died_arg;
+	const struct td_tapdisk_holder *holder; /* NULL: nobody */
+	void *holder_arg;
 	char cause[100]; /* DEAD: of its death */
 
 	/* STOPPING */
@@ -69,6 +69,8 @@ void td_tapdisk_free(struct td_tapdisk *tap); /* the process lives on */
 int td_tapdisk_launch(struct td_tapdisk *tap, const struct td_tapdisk_want *want,
 		      struct td_why *why);
 void td_tapdisk_ended(void *arg, bool clean, const char *cause);
+/* Tells whom it concerns that the disk is gone, and frees it. */
+void td_tapdisk_gone(struct td_tapdisk *tap, int start_err, const char *start_why);
 /* It serves: takes note of what it says about itself. */
 void td_tapdisk_serves(struct td_tapdisk *tap, json_t *info);
 

@@ -228,11 +228,11 @@ static void events_ready(struct td_watch *watch, uint32_t events)
 static void stop_orphans(struct td_xenbus *bus)
 {
 	struct td_tapdisk *tap = NULL, *next;
-	unsigned domid, devid;
+	uint32_t domid, devid;
 
 	for (tap = td_disks_next(bus->disks, NULL); tap; tap = next) {
 		next = td_disks_next(bus->disks, tap);
-		if (sscanf(td_tapdisk_name(tap), "vbd-%u-%u", &domid, &devid) != 2 ||
+		if (!td_guest_name_parse(td_tapdisk_name(tap), &domid, &devid) ||
 		    xenbus_disk_find(bus, domid, devid))
 			continue;
 		td_log(td_tapdisk_name(tap), LOG_NOTICE, "has no nodes in xenstore: stopped");

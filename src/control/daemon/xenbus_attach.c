@@ -34,9 +34,9 @@ struct waiter {
 
 static struct json_t *waiter_result(const struct waiter *waiter, bool connected)
 {
-	char name[40];
+	char name[TD_GUEST_NAME_SIZE];
 
-	snprintf(name, sizeof(name), "vbd-%u-%u", waiter->domid, waiter->devid);
+	td_guest_name(name, waiter->domid, waiter->devid);
 	return json_pack("{s:s, s:i, s:i, s:b}", "name", name, "domid", (int)waiter->domid,
 			 "devid", (int)waiter->devid, "connected", (int)connected);
 }

@@ -67,7 +67,6 @@ static void front_refused(struct xenbus_disk *disk, const char *why)
 
 static void disk_over(struct xenbus_disk *disk)
 {
-	disk->tap = NULL;
 	xenbus_write_state(disk, XENBUS_CLOSED);
 	xenbus_remove_attached(disk);
 	xenbus_forget_frontend(disk);
@@ -82,7 +81,7 @@ static void disk_stopped(void *arg, int err, const char *why)
 
 	if (err)
 		td_log(disk->name, LOG_ERR, "%s", why);
-	if (td_disks_find(disk->disks, disk->name) == disk->tap)
+	if (disk->tap)
 		td_tapdisk_kill(disk->tap, disk_stopped, disk); /* it would not end */
 	else
 		disk_over(disk);
@@ -139,7 +138,7 @@ static void disk_waited(void *arg, int err, const char *why, json_t *result)
 		disk_disconnect(disk);
 }
 
-static void disk_died(void *arg, struct td_tapdisk *tap, const char *cause)
+static void disk_died(void *arg, const char *cause)
 {
 	struct xenbus_disk *disk = arg;
 
@@ -148,6 +147,24 @@ static void disk_died(void *arg, struct td_tapdisk *tap, const char *cause)
 		xenbus_disk_look(disk);
 	}
 }
+
+static void disk_gone(void *arg)
+{
+	struct xenbus_disk *disk = arg;
+
+	disk->tap = NULL;
+	if (disk->phase == DISK_STARTING || disk->phase == DISK_STOPPING)
+		return; /* an answer is on its way */
+	td_log(disk->name, LOG_WARNING, "its tapdisk was taken away; the guest's I/O stalls "
+	       "until it is detached");
+	set_phase(disk, DISK_DEAD);
+	xenbus_disk_look(disk);
+}
+
+static const struct td_tapdisk_holder disk_holds = {
+	.died = disk_died,
+	.gone = disk_gone,
+};
 
 /* ---- connecting -------------------------------------------------------------- */
 
@@ -199,19 +216,15 @@ static void disk_offer(struct xenbus_disk *disk)
 static void disk_started(void *arg, struct td_tapdisk *tap, int err, const char *why)
 {
 	struct xenbus_disk *disk = arg;
-	struct xenbus_view view = xenbus_view(disk);
 
+	if (disk->phase != DISK_STARTING)
+		return; /* it is over, and the tapdisk killed for it */
 	if (err) {
-		disk->tap = NULL;
 		disk_failed(disk, why);
 		xenbus_disk_look(disk);
-		return;
-	}
-	td_tapdisk_on_death(tap, disk_died, disk);
-	if (!view.back || !view.online) /* changed their mind */
-		disk_stop(disk);
-	else
+	} else {
 		disk_offer(disk);
+	}
 }
 
 static int disk_start(struct xenbus_disk *disk, const char *params, bool read_only,
@@ -231,7 +244,10 @@ static int disk_start(struct xenbus_disk *disk, const char *params, bool read_on
 		.read_only = read_only,
 	}, disk_started, disk, &err, why);
 	free(parsed.spec);
-	return disk->tap ? 0 : err;
+	if (!disk->tap)
+		return err;
+	td_tapdisk_hold(disk->tap, &disk_holds, disk);
+	return 0;
 }
 
 /* ---- a new one ------------------------------------------------------------------ */
@@ -254,7 +270,75 @@ static int disk_begin(struct xenbus_disk *disk, struct td_why *why)
 	return err;
 }
 
-/* A tapdisk serves it already: an earlier daemon started it. */
+static void disk_look_anew(struct xenbus_disk *disk)
+{
+	set_phase(disk, DISK_NEW);
+	xenbus_disk_look(disk);
+}
+
+/* The tapdisk of an earlier daemon has answered at last, or is no more. */
+static void disk_answered(void *arg, struct td_tapdisk *tap, int err, const char *why)
+{
+	struct xenbus_disk *disk = arg;
+
+	if (disk->phase == DISK_STARTING)
+		disk_look_anew(disk);
+}
+
+/* What served other nodes has made room. */
+static void disk_made_room(void *arg, int err, const char *why)
+{
+	struct xenbus_disk *disk = arg;
+
+	if (err)
+		td_log(disk->name, LOG_ERR, "%s", why);
+	if (disk->phase != DISK_STARTING)
+		return;
+	if (disk->tap)
+		td_tapdisk_kill(disk->tap, disk_made_room, disk); /* it would not end */
+	else
+		disk_look_anew(disk);
+}
+
+/* Whether the tapdisk of that name serves what the nodes name now: the disk may have
+ * been replaced while no daemon looked. */
+static bool serves_the_nodes(struct xenbus_disk *disk)
+{
+	AUTO_FREE char *params = store_read(disk->xs, XBT_NULL, disk->dir, "params");
+	struct vdev_params parsed;
+	struct td_why why;
+	bool read_only, same;
+
+	if (!params || xenbus_read_mode(disk, &read_only, &why) ||
+	    vdev_params_parse(params, &parsed, &why))
+		return true; /* nothing better is known */
+	same = td_tapdisk_serves_as(disk->tap, parsed.spec, read_only);
+	free(parsed.spec);
+	return same;
+}
+
+/*
+ * There is a tapdisk of its name: an earlier daemon started it. True: it is asked, or
+ * ended, and the nodes are looked at again afterwards. Whose guest is connected keeps
+ * what it is connected to: nobody replaces a disk under a guest.
+ */
+static bool disk_must_wait(struct xenbus_disk *disk, const struct xenbus_view *view)
+{
+	if (td_tapdisk_state(disk->tap) == TAPDISK_STARTING) {
+		td_tapdisk_on_start(disk->tap, disk_answered, disk);
+	} else if (td_tapdisk_state(disk->tap) != TAPDISK_SERVING ||
+		   (view->back != XENBUS_CONNECTED && !serves_the_nodes(disk))) {
+		td_log(disk->name, LOG_NOTICE, "%s is served no more: stopped",
+		       td_tapdisk_spec(disk->tap));
+		td_tapdisk_stop(disk->tap, disk_made_room, disk);
+	} else {
+		return false;
+	}
+	set_phase(disk, DISK_STARTING);
+	return true;
+}
+
+/* A tapdisk serves it already. */
 static int disk_adopt(struct xenbus_disk *disk, const struct xenbus_view *view, struct td_why *why)
 {
 	json_t *xen = json_object_get(td_tapdisk_info(disk->tap), "xen");
@@ -266,7 +350,6 @@ static int disk_adopt(struct xenbus_disk *disk, const struct xenbus_view *view, 
 	if (err)
 		return err;
 	snprintf(disk->data, sizeof(disk->data), "%s", data ? data : "auto");
-	td_tapdisk_on_death(disk->tap, disk_died, disk);
 	td_log(disk->name, LOG_INFO, "taken over from an earlier daemon");
 	if (json_is_object(xen)) {
 		if (view->back == XENBUS_INIT_WAIT)
@@ -292,6 +375,9 @@ static void look_new(struct xenbus_disk *disk, const struct xenbus_view *view)
 	}
 	disk->tap = td_disks_find(disk->disks, disk->name);
 	if (disk->tap) {
+		td_tapdisk_hold(disk->tap, &disk_holds, disk);
+		if (disk_must_wait(disk, view))
+			return;
 		err = disk_adopt(disk, view, &why);
 	} else if (!view->online) {
 		if (view->back != XENBUS_CLOSED)
@@ -369,6 +455,9 @@ void xenbus_disk_look(struct xenbus_disk *disk)
 		look_lost(disk, &view);
 		break;
 	case DISK_STARTING:
+		if (is_over(&view)) /* opening may take long, or for ever */
+			disk_stop(disk);
+		break;
 	case DISK_CONNECTING:
 	case DISK_DISCONNECTING:
 	case DISK_STOPPING:
@@ -391,7 +480,7 @@ struct xenbus_disk *xenbus_disk_new(struct xs_handle *xs, struct td_disks *disks
 	disk->disks = disks;
 	disk->domid = domid;
 	disk->devid = devid;
-	snprintf(disk->name, sizeof(disk->name), "vbd-%u-%u", domid, devid);
+	td_guest_name(disk->name, domid, devid);
 	snprintf(disk->dir, sizeof(disk->dir), "%s/%u/%u", base, domid, devid);
 	snprintf(disk->data, sizeof(disk->data), "auto");
 	return disk;
@@ -404,7 +493,6 @@ void xenbus_disk_free(struct xenbus_disk *disk)
 	list_del(&disk->link);
 	xenbus_forget_frontend(disk);
 	if (disk->tap) {
-		td_tapdisk_on_death(disk->tap, NULL, NULL);
 		td_tapdisk_forget(disk->tap, disk);
 	}
 	free(disk);

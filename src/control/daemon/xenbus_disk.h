@@ -33,7 +33,7 @@ enum xenbus_state {
 
 enum xenbus_phase {
 	DISK_NEW,           /* nothing done yet, or all over */
-	DISK_STARTING,      /* tapdisk opens the image */
+	DISK_STARTING,      /* tapdisk opens the image, or makes room for one that will */
 	DISK_READY,         /* offered; the front end may connect */
 	DISK_CONNECTING,
 	DISK_CONNECTED,
@@ -41,7 +41,7 @@ enum xenbus_phase {
 	DISK_CLOSED,        /* the front end may come back */
 	DISK_STOPPING,      /* tapdisk closes the image */
 	DISK_FAILED,        /* told why; waits to be removed */
-	DISK_DEAD,          /* its tapdisk died; waits to be removed */
+	DISK_DEAD,          /* its tapdisk died or was taken away; waits to be removed */
 	DISK_GONE,          /* freed once no one looks */
 };
 
@@ -50,12 +50,12 @@ struct xenbus_disk {
 	struct xs_handle *xs;
 	struct td_disks *disks;
 	uint32_t domid, devid;
-	char name[40];      /* vbd-DOMID-DEVID */
+	char name[TD_GUEST_NAME_SIZE];
 	char dir[128];      /* the back end's folder */
 	char *frontend;     /* the front end's, once known */
 	bool watched;       /* its state is */
 	char data[8];       /* auto, map, copy */
-	struct td_tapdisk *tap;
+	struct td_tapdisk *tap; /* held; NULL: none, or no more */
 	enum xenbus_phase phase;
 	struct td_why why;  /* of a failure */
 	struct td_ratelimit complaints;

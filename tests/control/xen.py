@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The daemon and xenstore, without Xen: the test is the toolstack and the guest.
+Rings are not mapped here; where one is wanted, stand_in.py is the tapdisk.
+"""
+import contextlib
+import os
+import re
+import signal
+import time
+
+import harness
+from harness import alive, wait_for
+from xenstore import HOST, Store, Vbd
+
+
+@contextlib.contextmanager
+def host(tapdisk=None):
+    """A daemon and its xenstore."""
+    with harness.daemon() as d:
+        d.stop()
+        store = Store(d.folder)
+        store.start()
+        d.xenstore = store.path
+        d.tapdisk = tapdisk or d.tapdisk
+        d.start()
+        try:
+            yield d, store
+        finally:
+            store.stop()
+
+
+def pid_of(d, name):
+    return d.disk(name)["pid"]
+
+
+def a_disk_comes_and_goes():
+    with host() as (d, store):
+        vbd = Vbd(store, "aio:aio:" + d.image("img", 8 << 20))
+        vbd.wait_state(2)
+        assert vbd.get("sectors") == "16384" and vbd.get("hotplug-status") == "connected"
+        row = d.disk(vbd.name)
+        assert row["user"] == "domain 7" and row["state"] == "serving", row
+        vbd.close()
+        wait_for("its end", lambda: not d.disks())
+        assert not alive(row["pid"])
+
+
+def what_cannot_be_opened_is_told_to_the_toolstack():
+    with host() as (d, store):
+        vbd = Vbd(store, "aio:/no/such/image")
+        vbd.wait_state(2)
+        assert "/no/such/image" in vbd.get("hotplug-error"), vbd.get("hotplug-error")
+        vbd.close()
+
+
+def detach_of_a_guests_disk_leaves_other_guests_alone():
+    with host() as (d, store):
+        vbd, other = Vbd(store, "aio:" + d.image("img")), Vbd(store, "aio:" + d.image("other"), 8)
+        vbd.wait_state(2)
+        other.wait_state(2)
+        refused = d.ctl("detach", vbd.name)
+        assert refused.status == 1 and "domain 7" in refused.err, refused.err
+        for force in (["--force"], []):
+            if not force:  # of a dead one
+                os.kill(pid_of(d, vbd.name), signal.SIGKILL)
+                wait_for("its death", lambda: d.disk(vbd.name)["state"] == "dead")
+            assert d.ctl("detach", vbd.name, *force).status == 0
+            # another disk, which may lie where the first one lay in memory
+            late = Vbd(store, "aio:" + d.image("late"), 9)
+            late.wait_state(2)
+            left = pid_of(d, other.name), pid_of(d, late.name)
+            vbd.close()
+            assert (pid_of(d, other.name), pid_of(d, late.name)) == left
+            assert not d.disk(vbd.name) and all(map(alive, left))
+            late.close()
+            wait_for("its end", lambda: len(d.disks()) == 1)
+            vbd.create("aio:" + d.folder + "/img")  # and it can come back
+            vbd.wait_state(2)
+        vbd.close()
+        other.close()
+        wait_for("their end", lambda: not d.disks())
+
+
+def a_new_daemon_knows_whose_disks_there_are():
+    with host() as (d, store):
+        vbd = Vbd(store, "aio:" + d.image("img"))
+        vbd.wait_state(2)
+        d.kill()
+        d.start()
+        assert d.disk(vbd.name)["user"] == "domain 7", d.disk(vbd.name)
+        for command in (("detach", vbd.name), ("stop", "--all")):
+            refused = d.ctl(*command)
+            assert refused.status == 1 and "domain 7" in refused.err, (command, refused.err)
+        vbd.close()
+        wait_for("its end", lambda: not d.disks())
+
+
+def a_new_daemon_serves_what_the_nodes_name_now():
+    with host() as (d, store):
+        old, new = d.image("old"), d.image("new", 16 << 20)
+        vbd = Vbd(store, "aio:" + old)
+        same = Vbd(store, "aio:" + d.image("same"), 8)
+        vbd.wait_state(2)
+        same.wait_state(2)
+        pid, kept = pid_of(d, vbd.name), pid_of(d, same.name)
+        for params, mode in (("aio:" + new, "w"), ("aio:" + new, "r")):
+            d.kill()
+            vbd.remove()
+            vbd.create(params, mode)
+            d.start()
+            wait_for("another tapdisk", lambda: (row := d.disk(vbd.name)) and
+                     row["state"] == "serving" and row["pid"] != pid)
+            vbd.wait_state(2)
+            row = d.disk(vbd.name)
+            assert row["spec"] == params and row["read_only"] == (mode == "r"), row
+            assert vbd.get("sectors") == "32768" and not alive(pid)
+            pid = row["pid"]
+        assert pid_of(d, same.name) == kept
+        vbd.close()
+        same.close()
+        wait_for("their end", lambda: not d.disks())
+
+
+def names_of_guests_disks_are_not_given_to_others():
+    with host() as (d, store):
+        image = d.image("img")
+        for name in ("vbd-1-2", "vbd-0-51712"):
+            run = d.ctl("attach", "aio:" + image, "--name", name)
+            assert run.status == 1 and name in run.err and "guest" in run.err, run.err
+        disk = d.attach("aio:" + image, "--name", "vbd-1-2-backup")
+        d.kill()
+        d.start()
+        assert d.disk("vbd-1-2-backup")["pid"] == disk["pid"], d.disks()
+        assert d.disk("vbd-1-2-backup")["user"] is None
+        d.detach(disk)
+
+
+def disks_without_nodes_are_stopped():
+    with host() as (d, store):
+        vbd = Vbd(store, "aio:" + d.image("img"))
+        vbd.wait_state(2)
+        pid = pid_of(d, vbd.name)
+        d.kill()
+        vbd.remove()
+        d.start()
+        wait_for("its end", lambda: not d.disks() and not alive(pid))
+
+
+if __name__ == "__main__":
+    harness.main({name.replace("_", "-"): f for name, f in globals().items()
+                  if callable(f) and getattr(f, "__module__", "") == "__main__"})
