@@ -123,6 +123,31 @@ parents() {
 		"$TAP_IMG" rebase -f vmdk -b one.vmdk -F vmdk f.vmdk
 }
 
+# Grains that nobody has: the last ones move there, and the file becomes shorter.
+leaks() {
+	local kind n was
+	for kind in cluster_size=4K cluster_size=64K,zeroed_grain=on; do
+		clean
+		head -c 5M /dev/urandom >model
+		must "$TAP_IMG" convert -q -f raw -O vmdk -o $kind model a.vmdk
+		for n in 1 2; do
+			timeout 60 "$QCOW_RANDOM" vmdk:a.vmdk model seed="$seed$n" ops=300 >out.txt 2>&1 ||
+				fail "$(cat out.txt)"
+		done
+		"$QCOW_CHECK" vmdk:a.vmdk >out.txt
+		was=$(sed -n 's/^leaks: //p' out.txt)
+		[ "$was" -gt 0 ] || fail "nothing has leaked: $(cat out.txt)"
+		size=$(stat -c %s a.vmdk)
+		must "$TAP_IMG" check -r leaks -f vmdk a.vmdk
+		grep -q "Repaired: 0 errors, $was leaks" out.txt || fail "$was leaks: $(cat out.txt)"
+		[ "$(stat -c %s a.vmdk)" -lt "$size" ] || fail "the file is as long as before"
+		[ "$(peek a.vmdk 72 1)" = 00 ] || fail "it is still marked as in use"
+		clean_check a.vmdk
+		sound a.vmdk model
+		writes a.vmdk model seed="$seed" ops=150
+	done
+}
+
 seed=${RANDOM_SEED:-$((RANDOM * 32768 + RANDOM))}
 echo "seed=$seed"
 "$1"

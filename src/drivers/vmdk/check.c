@@ -15,7 +15,6 @@
 #include "base/guard.h"
 #include "drivers/vmdk/vmdk.h"
 
-
 struct walk {
 	struct vmdk *v;
 	struct vmdk_extent *e;
@@ -24,6 +23,7 @@ struct walk {
 	uint8_t *used;          /* a bit for each of them */
 	char *table, *other;    /* a table of each copy */
 	uint64_t table_len, differ; /* tables whose copies do */
+	uint64_t leaks;
 };
 
 static void say(struct walk *walk, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -154,8 +154,10 @@ static int walk_extent(struct walk *walk)
 	len = walk->sectors / 8 + 1;
 	walk->used = mmap(NULL, len, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (walk->used == MAP_FAILED)
+	if (walk->used == MAP_FAILED) {
+		walk->used = NULL;
 		return -ENOMEM;
+	}
 	walk->table = malloc(walk->table_len);
 	walk->other = malloc(walk->table_len);
 	if (!walk->table || !walk->other)
@@ -168,8 +170,13 @@ static int walk_extent(struct walk *walk)
 		count_leaks(walk);
 	free(walk->table);
 	free(walk->other);
-	munmap(walk->used, len);
 	return err;
+}
+
+static void walk_free(struct walk *walk)
+{
+	if (walk->used)
+		munmap(walk->used, walk->sectors / 8 + 1);
 }
 
 /* ---- mending -------------------------------------------------------------------- */
@@ -227,24 +234,52 @@ int vmdk_mend(struct vmdk_extent *e, uint64_t *fixed, uint64_t *end)
 	return err || !*fixed ? err : td_file_sync(e->file);
 }
 
+/* What is leaked of the extent goes: grains move there, and its file becomes shorter. */
+static int repair_leaks(struct walk *walk, struct td_why *why)
+{
+	struct td_check after = { 0 };
+	struct walk again = { .v = walk->v, .e = walk->e, .check = &after };
+	int err = td_cache_sync(walk->e->cache), end;
+
+	if (!err)
+		err = vmdk_mark_in_use(walk->v);
+	vmdk_extent_close(walk->e);
+	if (!err)
+		err = vmdk_compact(walk->e, walk->used, walk->sectors);
+	end = vmdk_extent_reopen(walk->v, walk->e, why);
+	if (!err && !end)
+		err = walk_extent(&again);
+	walk_free(&again);
+	if (!err && !end)
+		walk->check->leaks_fixed += walk->leaks - min_u64(after.leaks, walk->leaks);
+	return err ? err : end;
+}
+
+static int check_extent(struct vmdk *v, struct vmdk_extent *e, struct td_check *check,
+			struct td_why *why)
+{
+	struct walk walk = { .v = v, .e = e, .check = check };
+	uint64_t fixed = 0, end, errors = check->corruptions, leaks = check->leaks;
+	int err = walk_extent(&walk);
+
+	walk.leaks = check->leaks - leaks;
+	if (!err && check->repair == TD_REPAIR_ALL && e->table[1])
+		err = vmdk_mend(e, &fixed, &end);
+	check->corruptions_fixed += fixed ? walk.differ : 0;
+	if (!err && check->repair && walk.leaks && check->corruptions == errors)
+		err = repair_leaks(&walk, why);
+	walk_free(&walk);
+	return err ? td_fail(why, err, "%s: cannot read or mend its tables: %s",
+			     td_file_path(e->file), strerror(-err)) : 0;
+}
+
 int vmdk_check(struct td_image *img, struct td_check *check, struct td_why *why)
 {
 	struct vmdk *v = vmdk_of(img);
 	int err = 0;
 
-	for (unsigned i = 0; i < v->extents && !err; i++) {
-		struct walk walk = { .v = v, .e = &v->extent[i], .check = check };
-		uint64_t fixed = 0, end;
-
-		if (walk.e->type != VMDK_SPARSE)
-			continue;
-		err = walk_extent(&walk);
-		if (!err && check->repair == TD_REPAIR_ALL && walk.e->table[1])
-			err = vmdk_mend(walk.e, &fixed, &end);
-		check->corruptions_fixed += fixed ? walk.differ : 0;
-		if (err)
-			td_fail(why, err, "%s: cannot read or mend its tables: %s",
-				td_file_path(walk.e->file), strerror(-err));
-	}
+	for (unsigned i = 0; i < v->extents && !err; i++)
+		if (v->extent[i].type == VMDK_SPARSE)
+			err = check_extent(v, &v->extent[i], check, why);
 	return err;
 }

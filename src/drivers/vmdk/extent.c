@@ -187,6 +187,16 @@ static int map_new(struct vmdk *v, struct vmdk_extent *e, struct td_why *why)
 	return td_map_new(v->img, &config, &e->map, why);
 }
 
+/* Of the memory for tables: one sparse extent's. */
+static uint64_t cache_share(const struct vmdk *v)
+{
+	uint64_t cache = v->cache_size ? v->cache_size : CACHE_DEFAULT, sparse = 0;
+
+	for (unsigned i = 0; i < v->extents; i++)
+		sparse += v->extent[i].type == VMDK_SPARSE;
+	return cache / max_u64(sparse, 1);
+}
+
 static int sparse_map(struct vmdk *v, struct vmdk_extent *e, uint64_t cache, struct td_why *why)
 {
 	struct td_cache_config cache_config = { .page = PAGE, .size = cache,
@@ -254,14 +264,17 @@ static int sparse_open(struct vmdk *v, struct vmdk_extent *e, uint64_t size, boo
 /* It has the marks of this session, if any: no reason to mend it. */
 int vmdk_extent_reopen(struct vmdk *v, struct vmdk_extent *e, struct td_why *why)
 {
-	uint64_t cache = v->cache_size ? v->cache_size : CACHE_DEFAULT;
 	int err = vmdk_layout_read(e->file, &e->layout, why);
 
 	e->layout.unclean = false;
 	directories_free(e);
 	if (!err)
 		err = directories_open(v, e, why);
-	return err ? err : sparse_map(v, e, cache, why);
+	if (!err)
+		err = sparse_map(v, e, cache_share(v), why);
+	for (unsigned i = 1; i < v->extents && !err; i++) /* the row has a new member */
+		td_map_append(v->extent[i - 1].map, v->extent[i].map);
+	return err;
 }
 
 /* ---- flat, and zeroes ----------------------------------------------------------------- */
@@ -323,15 +336,12 @@ static int line_open(struct vmdk *v, unsigned i, struct td_why *why)
 
 static int maps_open(struct vmdk *v, struct td_why *why)
 {
-	uint64_t cache = v->cache_size ? v->cache_size : CACHE_DEFAULT, sparse = 0;
 	int err = 0;
 
-	for (unsigned i = 0; i < v->extents; i++)
-		sparse += v->extent[i].type == VMDK_SPARSE;
 	for (unsigned i = 0; i < v->extents && !err; i++) {
 		struct vmdk_extent *e = &v->extent[i];
 
-		err = e->type == VMDK_SPARSE ? sparse_map(v, e, cache / sparse, why) :
+		err = e->type == VMDK_SPARSE ? sparse_map(v, e, cache_share(v), why) :
 					       flat_map(v, e, why);
 		if (!err && i)
 			td_map_append(v->extent[i - 1].map, e->map);

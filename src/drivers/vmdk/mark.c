@@ -40,6 +40,12 @@ static int write_unclean(struct vmdk *v, uint8_t unclean)
 	return err;
 }
 
+int vmdk_mark_in_use(struct vmdk *v)
+{
+	v->unclean = true;
+	return write_unclean(v, 1);
+}
+
 static int mark_run(struct td_work *work)
 {
 	struct vmdk *v = container_of(work, struct vmdk, work);

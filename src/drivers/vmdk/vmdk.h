@@ -96,10 +96,15 @@ int vmdk_corrupt(struct vmdk *v, const struct vmdk_extent *e, const char *what, 
 int vmdk_mark(struct vmdk *v, struct td_park *park);
 /* Blocking, in close, with all tables in their files. */
 void vmdk_unmark(struct vmdk *v);
+/* Blocking: the extents are in use, and what they hold stays the same. */
+int vmdk_mark_in_use(struct vmdk *v);
 
 /* check.c: blocking; what the second directory's tables have becomes what the first
  * one's have. *fixed: entries; *end: what follows is nobody's. */
 int vmdk_mend(struct vmdk_extent *e, uint64_t *fixed, uint64_t *end);
+/* compact.c: blocking, with the extent closed: no grain lies behind a place that nobody
+ * has. used: a bit for each sector. */
+int vmdk_compact(struct vmdk_extent *e, uint8_t *used, uint64_t sectors);
 int vmdk_check(struct td_image *img, struct td_check *check, struct td_why *why);
 
 /* stream.c */
