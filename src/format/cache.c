@@ -107,11 +107,11 @@ static void lru_add(struct td_cache *cache, struct cache_slot *slot)
 	slot->moved = ++cache->moves;
 }
 
-/* Half of the pages at least are clean; one that is among the last quarter need not
- * be moved: whoever has just got it keeps it. */
+/* Half of the pages are clean, or being loaded; one that is among the last eighth need
+ * not be moved: whoever has just got it keeps it. */
 static bool is_recent(const struct td_cache *cache, const struct cache_slot *slot)
 {
-	return cache->moves - slot->moved < cache->count / 4;
+	return cache->moves - slot->moved < cache->fresh / 8;
 }
 
 void cache_cleaned(struct td_cache *cache, uint32_t i)

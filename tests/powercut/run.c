@@ -199,8 +199,11 @@ void run_record(struct run *run, struct rnd *rnd)
 	work_do(&work, &rig, run->log, rnd);
 	if (run->format->snapshots)
 		snapshots_after(&rig, rnd);
-	if (run->format->grows_to && !first)
+	if (run->format->grows_to && !first) { /* between requests */
 		grow(run, &rig);
+		work_draw(&work, run->steps / 2 + 8, rnd);
+		work_do(&work, &rig, run->log, rnd);
+	}
 	if (run->format->rebases && (!first || run->format->long_names))
 		rebase(run, &rig, rnd);
 	if (rnd_below(rnd, 2))
