@@ -41,7 +41,8 @@ struct td_rpc_row {
  */
 int td_rpc_listen(struct td_loop *loop, const char *path,
 		  struct td_rpc_server **out, struct td_why *why);
-/* Adds a table of methods; the rows must stay. At most 4 tables. */
+/* Adds a table of methods; the rows must stay. A later one of the same name takes the
+ * place of an earlier one. At most 4 tables. */
 void td_rpc_serve(struct td_rpc_server *server, const struct td_rpc_row *rows,
 		  void *arg);
 /* Drops all clients and removes the socket; answers still owed to them go

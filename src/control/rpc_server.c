@@ -28,6 +28,7 @@
 #define MAX_CLIENTS 64
 #define MAX_CALLS 16
 #define MAX_TABLES 4
+#define ACCEPT_AGAIN_MS 200 /* when there was no descriptor for a client */
 
 /* JSON-RPC's own codes */
 #define RPC_NOT_JSON (-32700)
@@ -47,6 +48,8 @@ struct td_rpc_server {
 	unsigned table_count;
 	struct list clients;
 	unsigned client_count;
+	struct td_timer again; /* armed: nobody is let in until then */
+	struct td_ratelimit noise;
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
 };
 
@@ -185,7 +188,7 @@ bool td_rpc_params(struct td_rpc_call *call, json_t *params, const char *fmt, ..
 
 static bool call_run(struct td_rpc_server *server, struct td_rpc_call *call, const char *method)
 {
-	for (unsigned i = 0; i < server->table_count; i++) {
+	for (unsigned i = server->table_count; i--;) {
 		const struct table *table = &server->tables[i];
 
 		for (const struct td_rpc_row *row = table->rows; row->name; row++) {
@@ -306,8 +309,21 @@ static void server_ready(struct td_watch *watch, uint32_t events)
 	struct td_rpc_server *server = container_of(watch, struct td_rpc_server, watch);
 	int fd = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
-	if (fd >= 0)
+	if (fd >= 0) {
 		client_add(server, fd);
+	} else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+		td_log_limited(&server->noise, NULL, LOG_WARNING, "%s: no room for a client: %s",
+			       server->path, strerror(errno));
+		td_watch_change(server->loop, &server->watch, 0);
+		td_timer_arm(server->loop, &server->again, ACCEPT_AGAIN_MS);
+	}
+}
+
+static void accept_again(struct td_timer *timer)
+{
+	struct td_rpc_server *server = container_of(timer, struct td_rpc_server, again);
+
+	td_watch_change(server->loop, &server->watch, EPOLLIN);
 }
 
 int td_rpc_listen(struct td_loop *loop, const char *path, struct td_rpc_server **out,
@@ -320,6 +336,7 @@ int td_rpc_listen(struct td_loop *loop, const char *path, struct td_rpc_server *
 		return td_fail(why, -ENOMEM, "%s: %s", path, strerror(ENOMEM));
 	server->loop = loop;
 	server->watch.ready = server_ready;
+	server->again.fired = accept_again;
 	list_init(&server->clients);
 	err = td_unix_listen(path, &fd);
 	if (err) {
@@ -356,6 +373,7 @@ void td_rpc_close(struct td_rpc_server *server)
 	LIST_FOR_SAFE(struct client, client, &server->clients, link)
 		client_drop(client);
 	unlink(server->path);
+	td_timer_cancel(&server->again);
 	td_watch_stop(server->loop, &server->watch);
 	close(server->watch.fd);
 	free(server);

@@ -411,16 +411,19 @@ void td_control_close(struct td_control *control, int err)
 	free(control);
 }
 
-void td_control_tell(int fd, int err, const char *why)
+int td_control_tell(int fd, int err, const char *why)
 {
 	json_t *line = err ? json_pack("{s:s, s:i}", "error", why, "errno", -err)
 			   : json_pack("{s:b}", "ready", true);
 	AUTO_FREE char *text = line ? json_dumps(line, JSON_COMPACT) : NULL;
 
+	int told = 0;
+
 	json_decref(line);
 	if (fd < 0)
-		return;
-	if (text)
-		dprintf(fd, "%s\n", text);
+		return 0;
+	if (text && dprintf(fd, "%s\n", text) < 0)
+		told = -errno;
 	close(fd);
+	return told;
 }

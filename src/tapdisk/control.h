@@ -26,7 +26,7 @@ void td_control_close(struct td_control *control, int err);
 
 /* Writes {"ready":true} or, with why, {"error":..., "errno":...} to fd and
  * closes it; fd -1: nobody wants to know. */
-void td_control_tell(int fd, int err, const char *why);
+int td_control_tell(int fd, int err, const char *why);
 #else
 static inline int td_control_open(struct td_loop *loop, struct td_serve *serve,
 				  const char *path, void (*quit)(void *arg), void *arg,
@@ -39,8 +39,9 @@ static inline void td_control_close(struct td_control *control, int err)
 {
 }
 
-static inline void td_control_tell(int fd, int err, const char *why)
+static inline int td_control_tell(int fd, int err, const char *why)
 {
+	return 0;
 }
 #endif
 

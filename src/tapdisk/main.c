@@ -160,7 +160,9 @@ static int serve(struct tapdisk *tapdisk, const struct options *options,
 	       td_disk_spec(disk), (unsigned long long)td_disk_size(disk),
 	       td_disk_read_only(disk) ? "read-only" : "writable",
 	       td_disk_engine(disk));
-	td_control_tell(take_fd(&tapdisk->ready_fd), 0, NULL);
+	err = td_control_tell(take_fd(&tapdisk->ready_fd), 0, NULL);
+	if (err)
+		return td_fail(why, err, "whoever started it is gone: %s", strerror(-err));
 	td_loop_run(tapdisk->loop);
 	return 0;
 }

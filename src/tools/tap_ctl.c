@@ -164,6 +164,13 @@ static void print_name(json_t *answer)
 	puts(text_of(answer, "name"));
 }
 
+static void print_connected(json_t *answer)
+{
+	print_name(answer);
+	if (json_is_false(json_object_get(answer, "connected")))
+		fprintf(stderr, "tap-ctl: not connected yet: the guest has not taken it so far\n");
+}
+
 static void print_nothing(json_t *answer)
 {
 }
@@ -262,7 +269,7 @@ static const struct command {
 	{ "nbd-close", "NAME ADDRESS", 2, common_rows, params_nbd, print_nothing,
 	  "serve it there no longer" },
 	{ "xen-attach", "DOMAIN tap:TYPE:TARGET,VDEV,MODE", 2, common_rows, params_xen_attach,
-	  print_name, "give a Xen guest a disk, without xl" },
+	  print_connected, "give a Xen guest a disk, without xl" },
 	{ "xen-detach", "DOMAIN VDEV", 2, common_rows, params_xen_detach, print_nothing,
 	  "take it away again" },
 	{ "stop", "", 0, stop_rows, params_stop, print_nothing,

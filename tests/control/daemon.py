@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What blktapctrl, tapdisk and tap-ctl promise together, one function each."""
+import json
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -477,6 +479,69 @@ def help_names_every_command():
         assert run.returncode == 0 and "Usage" in run.stdout, program
         run = subprocess.run([program, "--nonsense"], capture_output=True, text=True, timeout=20)
         assert run.returncode == 2 and "--nonsense" in run.stderr, (program, run)
+
+
+def a_tapdisk_whose_starter_is_gone_ends():
+    with harness.daemon() as d:
+        image, control = d.image("img"), d.folder + "/late.sock"
+        reader, writer = os.pipe()
+        os.close(reader)
+        run = subprocess.run([harness.TAPDISK, "--disk", "aio:" + image, "--control", control,
+                              "--ready-fd", str(writer)], pass_fds=[writer], timeout=20,
+                             capture_output=True, text=True)
+        os.close(writer)
+        assert run.returncode == 1 and "whoever started it is gone" in run.stderr, run
+        assert not os.path.exists(control)
+
+
+def processor_time(pid):
+    with open(f"/proc/{pid}/stat") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def a_daemon_out_of_descriptors_waits_for_one():
+    with harness.daemon() as d:
+        soft, hard = resource.prlimit(d.process.pid, resource.RLIMIT_NOFILE)
+        assert soft == hard, (soft, hard)
+        used = max(map(int, os.listdir(f"/proc/{d.process.pid}/fd"))) + 1
+        resource.prlimit(d.process.pid, resource.RLIMIT_NOFILE, (used + 4, hard))
+        clients = []
+        for _ in range(20):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(d.socket)
+            clients.append(sock)
+        time.sleep(0.3)
+        before = processor_time(d.process.pid)
+        time.sleep(1)
+        assert processor_time(d.process.pid) - before < 0.3
+        assert 1 <= d.log().count("no room for a client") <= 10
+        for sock in clients:
+            sock.close()
+        wait_for("an answer", d.answers)
+
+
+def a_disk_not_connected_yet_is_told():
+    for connected in (True, False):
+        with harness.daemon() as d, socket.socket(socket.AF_UNIX) as server:
+            path = d.folder + "/a-daemon"
+            server.bind(path)
+            server.listen()
+
+            def answer():
+                with server.accept()[0] as sock:
+                    request = json.loads(sock.makefile().readline())
+                    result = {"name": "vbd-7-51712", "connected": connected}
+                    sock.sendall(json.dumps({"jsonrpc": "2.0", "id": request["id"],
+                                             "result": result}).encode() + b"\n")
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            run = subprocess.run([harness.TAP_CTL, "xen-attach", "7", "aio:/x,xvda,w",
+                                  "--socket", path], capture_output=True, text=True, timeout=20)
+            thread.join(harness.WAIT)
+            assert run.returncode == 0 and run.stdout == "vbd-7-51712\n", run
+            assert ("not connected yet" in run.stderr) == (not connected), run
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ Rings are not mapped here; where one is wanted, stand_in.py is the tapdisk.
 """
 import contextlib
 import os
-import re
 import signal
+import subprocess
 import time
 
 import harness
@@ -145,6 +145,87 @@ def disks_without_nodes_are_stopped():
         vbd.remove()
         d.start()
         wait_for("its end", lambda: not d.disks() and not alive(pid))
+
+
+def cannot_start(d, line):
+    """A tapdisk that opens its image for ever."""
+    path = os.path.join(d.folder, "cannot-start")
+    with open(path, "w") as f:
+        f.write("#!/bin/sh\n" + line + "\n")
+    os.chmod(path, 0o755)
+    d.kill()
+    d.tapdisk = path
+    d.start()
+
+
+def a_tapdisk_that_hangs_while_opening_ends_with_its_guest():
+    with host() as (d, store):
+        cannot_start(d, "while :; do sleep 0.1; done")
+        image = d.image("img")
+        vbd = Vbd(store, "aio:" + image)
+        pid = wait_for("its tapdisk", lambda: d.disk(vbd.name))["pid"]
+        vbd.remove()  # as xl destroy does
+        wait_for("its end", lambda: not d.disks() and not alive(pid))
+        # the same by hand
+        store.write({"/local/domain/7/name": "guest7"})
+        asked = subprocess.Popen([harness.TAP_CTL, "xen-attach", "guest7",
+                                  f"aio:{image},xvda,w", "--socket", d.socket],
+                                 stderr=subprocess.PIPE, text=True)
+        wait_for("its tapdisk", lambda: d.disk(vbd.name))
+        run = d.ctl("xen-detach", "guest7", "xvda")
+        assert run.status == 0, run.err
+        assert "was removed" in asked.communicate(timeout=harness.WAIT)[1] and asked.returncode == 1
+        assert not d.disks() and vbd.get("state") is None
+
+
+def opening_an_image_takes_so_long_at_most():
+    with host() as (d, store):
+        d.options = ["--start-limit", "1"]
+        cannot_start(d, "while :; do sleep 0.1; done")
+        vbd = Vbd(store, "aio:" + d.image("img"))
+        vbd.wait_state(2)
+        assert "not opened it in 1 s" in vbd.get("hotplug-error"), vbd.get("hotplug-error")
+        assert not d.disks() and not d.tapdisks()
+        run = d.ctl("attach", "aio:" + d.folder + "/img")
+        assert run.status == 1 and "not opened it in 1 s" in run.err, run.err
+        vbd.close()
+
+
+def xenstore_may_start_after_the_daemon():
+    with harness.daemon() as d:
+        d.stop()
+        store = Store(d.folder)
+        d.xenstore = store.path
+        d.start()
+        asked = d.ctl("xen-attach", "7", "aio:/x,xvda,w")
+        assert asked.status == 1 and "xenstore: " in asked.err, asked.err
+        time.sleep(1.5)  # in vain, once
+        store.start()
+        vbd = Vbd(store, "aio:" + d.image("img"))
+        vbd.wait_state(2)
+        asked = d.ctl("xen-attach", "9", "aio:/x,xvda,w")
+        assert asked.status == 1 and "no such domain" in asked.err, asked.err
+        assert d.log().count("no Xen guests") == 1
+        vbd.close()
+        wait_for("its end", lambda: not d.disks())
+        store.stop()
+
+
+def a_guest_cannot_fill_the_log():
+    with host() as (d, store):
+        vbd = Vbd(store, "aio:" + d.image("img"))
+        vbd.wait_state(2)
+        for n in range(60):
+            vbd.ring(event_channel=f"x{n}")
+            vbd.wait_state(6)
+            vbd.guest({"state": 1})
+            vbd.wait_state(2)
+            if n == 0:
+                assert "event-channel" in d.log() and "event-channel" in vbd.get("error")
+        lines = [line for line in d.log().splitlines() if line.startswith(vbd.name)]
+        assert len(lines) < 25, "\n".join(lines)
+        vbd.close()
+        wait_for("its end", lambda: not d.disks())
 
 
 if __name__ == "__main__":

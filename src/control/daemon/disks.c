@@ -33,6 +33,7 @@ int td_disks_new(struct td_loop *loop, const struct td_disks_options *options,
 	if (!disks)
 		return td_fail(why, -ENOMEM, "%s", strerror(ENOMEM));
 	disks->loop = loop;
+	disks->start_limit_s = options->start_limit_s;
 	list_init(&disks->all);
 	list_init(&disks->memories);
 	disks->program = strdup(options->tapdisk);

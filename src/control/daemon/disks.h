@@ -35,6 +35,7 @@ struct td_disks_options {
 	const char *run_dir;     /* sockets are RUN_DIR/tapdisk/NAME.sock */
 	const char *tapdisk;     /* the program */
 	const char *cgroup;      /* "auto", "none", or the folder to use */
+	unsigned start_limit_s;  /* a tapdisk that opens its images for longer is killed */
 };
 
 int td_disks_new(struct td_loop *loop, const struct td_disks_options *options,

@@ -90,8 +90,10 @@ int td_tapdisk_launch(struct td_tapdisk *tap, const struct td_tapdisk_want *want
 		goto failed;
 	}
 	err = launch_with(tap, want, ready_fd, join_fd);
-	if (!err)
+	if (!err) {
+		td_timer_arm(tap->disks->loop, &tap->patience, tap->disks->start_limit_s * 1000);
 		return 0;
+	}
 failed:
 	td_cgroups_remove(tap->disks->cgroups, tap->name);
 	return td_fail(why, err, "%s: %s", tap->disks->program, strerror(-err));

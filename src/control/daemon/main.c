@@ -32,9 +32,14 @@
 
 enum { EXIT_USAGE = 2, EXIT_RUNNING = 3 };
 
+#define XEN_AGAIN_MS 1000
+/* An image that was not closed in order is gone through when it is opened: 16 TiB of qcow2
+ * has 2 GiB of tables. Ten minutes are enough for a slow store, and not for ever. */
+#define START_LIMIT "600"
+
 struct options {
 	struct td_args_common common;
-	const char *run_dir, *tapdisk, *cgroup, *log;
+	const char *run_dir, *tapdisk, *cgroup, *log, *start_limit;
 	bool foreground, verbose, no_xen;
 };
 
@@ -47,6 +52,8 @@ static const struct td_arg option_rows[] = {
 	  "the program to start (" BLKTAP_BINDIR "/tapdisk)" },
 	{ "cgroup", 0, "WHERE", offsetof(struct options, cgroup),
 	  "cgroups of disks: auto, none, or the folder to make them in (auto)" },
+	{ "start-limit", 0, "SECONDS", offsetof(struct options, start_limit),
+	  "a tapdisk that opens its images for longer is killed (" START_LIMIT ")" },
 	{ "log", 0, "FILE", offsetof(struct options, log),
 	  "log of a daemon in the background (/var/log/blktapctrl.log)" },
 	{ "no-xen", 0, NULL, offsetof(struct options, no_xen), "leave xenstore alone" },
@@ -63,6 +70,7 @@ struct daemon {
 	struct td_methods methods;
 	struct td_xenbus *xenbus;
 	struct td_why no_xen; /* why there is no xenbus */
+	struct td_timer xen_again;
 	char *pid_path, *socket_path;
 	int pid_fd;
 	int waiting; /* the pipe to the process that was started, which ends when
@@ -161,13 +169,39 @@ static int xen_open(struct daemon *daemon, struct td_why *why)
 #endif
 }
 
+static bool xen_may_come(struct daemon *daemon)
+{
+#ifdef HAVE_XEN
+	return !daemon->options.no_xen && td_xenbus_expected();
+#else
+	return false;
+#endif
+}
+
+/* A Xen host's store may start after us. */
+static void xen_try_again(struct td_timer *timer)
+{
+	struct daemon *daemon = container_of(timer, struct daemon, xen_again);
+
+	if (xen_open(daemon, &daemon->no_xen))
+		td_timer_arm(daemon->loop, &daemon->xen_again, XEN_AGAIN_MS);
+	else
+		td_log(NULL, LOG_NOTICE, "xenstore is there: Xen guests are served");
+}
+
 static void xen_up(struct daemon *daemon)
 {
 	if (!xen_open(daemon, &daemon->no_xen))
 		return;
-	if (!daemon->options.no_xen)
-		td_log(NULL, LOG_NOTICE, "no Xen guests: %s", daemon->no_xen.text);
 	td_rpc_serve(daemon->server, no_xen_rows, daemon->no_xen.text);
+	if (daemon->options.no_xen)
+		return;
+	td_log(NULL, LOG_NOTICE, "no Xen guests%s: %s", xen_may_come(daemon) ? " yet" : "",
+	       daemon->no_xen.text);
+	if (xen_may_come(daemon)) {
+		daemon->xen_again.fired = xen_try_again;
+		td_timer_arm(daemon->loop, &daemon->xen_again, XEN_AGAIN_MS);
+	}
 }
 
 /* ---- up and down ---------------------------------------------------------------------- */
@@ -210,6 +244,7 @@ static int daemon_up(struct daemon *daemon, struct td_why *why)
 	};
 	int err = td_pidfile_write(daemon->pid_fd);
 
+	options.start_limit_s = atoi(daemon->options.start_limit);
 	if (err)
 		return td_fail(why, err, "%s: cannot be written", daemon->pid_path);
 	err = td_loop_new(&daemon->loop);
@@ -230,6 +265,7 @@ static int daemon_up(struct daemon *daemon, struct td_why *why)
 static void daemon_down(struct daemon *daemon)
 {
 	td_notify("STOPPING=1");
+	td_timer_cancel(&daemon->xen_again);
 #ifdef HAVE_XEN
 	if (daemon->xenbus)
 		td_xenbus_close(daemon->xenbus);
@@ -266,12 +302,32 @@ static int run(struct daemon *daemon)
 	return err == -EEXIST ? EXIT_RUNNING : err ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
+static bool start_limit_wrong(const char *text)
+{
+	char *end;
+	unsigned long seconds = strtoul(text, &end, 10);
+
+	return *text < '0' || *text > '9' || *end || !seconds || seconds > 24 * 60 * 60;
+}
+
+/* A disk takes a handful of descriptors, and the usual limit is some thousand. */
+static void allow_descriptors(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur == limit.rlim_max)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int main(int argc, char **argv)
 {
 	struct daemon daemon = {
 		.options = { .run_dir = BLKTAP_RUN_DIR,
 			     .tapdisk = BLKTAP_BINDIR "/tapdisk",
 			     .cgroup = "auto",
+			     .start_limit = START_LIMIT,
 			     .log = "/var/log/blktapctrl.log" },
 		.signals.fd = -1,
 		.pid_fd = -1,
@@ -295,7 +351,12 @@ int main(int argc, char **argv)
 		puts("blktapctrl " BLKTAP_VERSION);
 		return EXIT_SUCCESS;
 	}
+	if (start_limit_wrong(daemon.options.start_limit)) {
+		fprintf(stderr, "blktapctrl: --start-limit: a number of seconds, 1 to 86400\n");
+		return EXIT_USAGE;
+	}
 	if (daemon.options.verbose)
 		td_log_level(LOG_DEBUG);
+	allow_descriptors();
 	return run(&daemon);
 }

@@ -174,6 +174,7 @@ void td_tapdisk_serves(struct td_tapdisk *tap, json_t *info)
 	json_decref(tap->info);
 	tap->info = json_incref(info);
 	tap->state = TAPDISK_SERVING;
+	td_timer_cancel(&tap->patience);
 	td_claims_add_parents(&tap->claims, info);
 }
 
@@ -241,8 +242,15 @@ static void out_of_patience(struct td_timer *timer)
 {
 	struct td_tapdisk *tap = container_of(timer, struct td_tapdisk, patience);
 
-	td_log(tap->name, LOG_WARNING, "tapdisk %d does not end: killed",
-	       (int)td_tapdisk_pid(tap));
+	if (tap->state == TAPDISK_STARTING && !tap->start_err) {
+		tap->start_err = -ETIMEDOUT;
+		snprintf(tap->start_why, sizeof(tap->start_why),
+			 "%s: tapdisk has not opened it in %u s", tap->spec,
+			 tap->disks->start_limit_s);
+	} else {
+		td_log(tap->name, LOG_WARNING, "tapdisk %d does not end: killed",
+		       (int)td_tapdisk_pid(tap));
+	}
 	td_process_kill(tap->process, SIGKILL);
 }
 

@@ -21,6 +21,7 @@ struct td_disks {
 	struct list all;      /* struct td_tapdisk */
 	struct list memories; /* struct td_memory */
 	unsigned last_number; /* of the names d1, d2 ... */
+	unsigned start_limit_s;
 	/* adoption */
 	unsigned asking;
 	struct td_timer patience;
@@ -58,7 +59,7 @@ struct td_tapdisk {
 	int stop_err;
 	char stop_why[512];
 	bool killed;              /* by our own SIGKILL */
-	struct td_timer patience; /* until SIGKILL, once it has promised to end */
+	struct td_timer patience; /* until SIGKILL: it starts, or has promised to end */
 	struct td_defer bury;     /* of a dead one */
 };
 

@@ -18,6 +18,10 @@ struct td_xenbus_options {
 	const char *sysfs; /* NULL: /sys */
 };
 
+/* Whether this is a Xen host, or was told to be one ($XENSTORED_PATH): then there will
+ * be a xenstore, if there is none yet. */
+bool td_xenbus_expected(void);
+
 /*
  * Once the tapdisks of an earlier daemon are adopted. Adds xen-attach and
  * xen-detach to server. -ENOENT or -ECONNREFUSED: there is no xenstore here.

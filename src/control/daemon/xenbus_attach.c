@@ -51,10 +51,15 @@ static void waiter_free(struct waiter *waiter)
 static void waiter_late(struct td_timer *timer)
 {
 	struct waiter *waiter = container_of(timer, struct waiter, timer);
+	struct xenbus_disk *disk = xenbus_disk_find(waiter->bus, waiter->domid, waiter->devid);
 
-	if (waiter->detach)
+	if (waiter->detach && disk && disk->phase == DISK_CONNECTED)
 		td_rpc_refuse(waiter->call, -EBUSY, "domain %u still uses device %u; it is "
 			      "detached when the guest lets go", waiter->domid, waiter->devid);
+	else if (waiter->detach)
+		td_rpc_refuse(waiter->call, -EBUSY, "domain %u has let go of device %u, but its "
+			      "I/O does not end; it is detached when that does",
+			      waiter->domid, waiter->devid);
 	else
 		td_rpc_answer(waiter->call, waiter_result(waiter, false));
 	waiter_free(waiter);

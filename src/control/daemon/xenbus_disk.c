@@ -58,7 +58,7 @@ static void front_refused(struct xenbus_disk *disk, const char *why)
 		store_node("state", "%d", XENBUS_CLOSED),
 	};
 
-	td_log(disk->name, LOG_ERR, "%s", why);
+	td_log_limited(&disk->noise, disk->name, LOG_ERR, "%s", why);
 	xenbus_write(disk, nodes, ARRAY_SIZE(nodes));
 	set_phase(disk, DISK_CLOSED);
 }
@@ -110,12 +110,12 @@ static void disk_disconnected(void *arg, int err, const char *why, json_t *resul
 	if (disk->phase != DISK_DISCONNECTING)
 		return; /* its tapdisk died meanwhile */
 	if (err)
-		td_log(disk->name, LOG_ERR, "xen-disconnect: %s", why);
+		td_log_limited(&disk->noise, disk->name, LOG_ERR, "xen-disconnect: %s", why);
 	if (is_over(&view)) {
 		disk_stop(disk);
 		return;
 	}
-	td_log(disk->name, LOG_INFO, "the front end has disconnected");
+	td_log_limited(&disk->noise, disk->name, LOG_INFO, "the front end has disconnected");
 	xenbus_write_state(disk, XENBUS_CLOSED);
 	set_phase(disk, DISK_CLOSED);
 	xenbus_disk_look(disk);
@@ -187,7 +187,8 @@ static void disk_connected(void *arg, int err, const char *why, json_t *result)
 		return;
 	}
 	xenbus_write_state(disk, XENBUS_CONNECTED);
-	td_log(disk->name, LOG_INFO, "connected to domain %u", disk->domid);
+	td_log_limited(&disk->noise, disk->name, LOG_INFO, "connected to domain %u",
+		       disk->domid);
 	disk_is_connected(disk);
 }
 

@@ -58,7 +58,7 @@ struct xenbus_disk {
 	struct td_tapdisk *tap; /* held; NULL: none, or no more */
 	enum xenbus_phase phase;
 	struct td_why why;  /* of a failure */
-	struct td_ratelimit complaints;
+	struct td_ratelimit noise; /* of lines that its guest can cause */
 	/* Told of each change of phase, last of DISK_GONE; may be NULL. */
 	void (*changed)(void *arg, struct xenbus_disk *disk);
 	void *changed_arg;

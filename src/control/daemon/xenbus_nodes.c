@@ -22,7 +22,7 @@ static enum xenbus_state state_of(struct xenbus_disk *disk, const char *dir)
 
 	if (store_number(disk->xs, dir, "state", XENBUS_CLOSED, &state) != -EINVAL)
 		return (enum xenbus_state)state;
-	td_log_limited(&disk->complaints, disk->name, LOG_WARNING,
+	td_log_limited(&disk->noise, disk->name, LOG_WARNING,
 		       "%s/state: no state: ignored", dir);
 	return XENBUS_GARBAGE;
 }
