@@ -173,6 +173,10 @@ void td_crypt_free(struct td_crypt *crypt); /* NULL is fine */
 int td_crypt_encrypt(struct td_crypt *crypt, uint64_t sector, void *buf, size_t len);
 int td_crypt_decrypt(struct td_crypt *crypt, uint64_t sector, void *buf, size_t len);
 
+/* In open: the old scheme of qcow and qcow2, under the disk's one key. Its sectors are
+ * numbered as on the disk. */
+int td_aes_open(struct td_image *img, struct td_crypt **out, struct td_why *why);
+
 /* What a LUKS header says; needs no key. Messages of these and td_crypt_new() follow
  * an image's name: "has a LUKS header of version 7 ...". */
 #define TD_LUKS_MIN 592

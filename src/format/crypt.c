@@ -22,7 +22,10 @@
 #include <blktap/format.h>
 
 #include "base/endian.h"
+#include "base/log.h"
 #include "base/num.h"
+
+#define AES_KEY 16 /* of the old scheme */
 
 #ifdef HAVE_LIBCRYPTO
 #include <openssl/evp.h>
@@ -190,3 +193,23 @@ int td_crypt_decrypt(struct td_crypt *crypt, uint64_t sector, void *buf, size_t 
 	return -ENOTSUP;
 }
 #endif
+
+/* Any key seems to fit, so there must be no choice. */
+int td_aes_open(struct td_image *img, struct td_crypt **out, struct td_why *why)
+{
+	char bytes[AES_KEY] = { 0 };
+	const struct td_key *key, *other;
+	int err;
+
+	if (td_image_key(img, 0, &key))
+		return td_fail(why, -ENOKEY, "is encrypted (AES): say key-file=PATH or key-fd=N for "
+			       "its key");
+	if (!td_image_key(img, 1, &other))
+		return td_fail(why, -EINVAL, "cannot tell which of several keys is its own: give one");
+	memcpy(bytes, key->data, min_u64(key->len, AES_KEY));
+	err = td_crypt_new("aes", "cbc-plain64", bytes, AES_KEY, out, why);
+	explicit_bzero(bytes, sizeof(bytes));
+	td_say(img, LOG_WARNING, "its encryption is weak, and a wrong key is not noticed: "
+	       "convert it to a new image");
+	return err;
+}

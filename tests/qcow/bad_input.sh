@@ -62,7 +62,7 @@ headers() {
 	bad 'truncated' cut=56
 	bad 'qcow version 2.*qcow2' set=4:00000002
 	bad 'qcow version 9' set=4:00000009
-	bad 'encrypted with AES' set=36:00000001
+	bad 'is encrypted .AES.: say key-file=' set=36:00000001
 	bad 'unknown qcow encryption method 7' set=36:00000007
 	bad '.*cluster size of 2.8 ' set=32:08
 	bad '.*cluster size of 2.17 ' set=32:11

@@ -140,6 +140,67 @@ ours-compressed() {
 	done
 }
 
+# theirs IMAGE MODEL: qemu-img decrypts it to that
+theirs() {
+	must qemu-img compare -q --object secret,id=s,file=key --image-opts \
+		"driver=qcow,file.filename=$1,encrypt.key-secret=s" driver=raw,file.filename="$2"
+}
+
+encrypted() {
+	[ -n "${TAP_IMG:-}" ] || skip "no tap-img"
+	content
+	printf secret >key
+	printf 'not the secret one' >other
+	chmod 600 key other
+	aes="encryption=aes,weak=on"
+	"$TAP_IMG" create -q -f qcow -o $aes a.qcow 5001K
+	"$TAP_IMG" compare qcow:a.qcow,key-file=key qcow:a.qcow,key-file=key >out.txt 2>&1
+	grep -q 'built without' out.txt && skip "no libcrypto"
+	grep -q 'its encryption is weak' out.txt || fail "no warning: $(cat out.txt)"
+	truncate -s 5001K model
+	for cluster in 512 4K; do
+		must "$TAP_IMG" create -q --force -f qcow -o $aes,cluster_size=$cluster a.qcow 5001K
+		rm model
+		truncate -s 5001K model
+		timeout 120 "$QCOW_RANDOM" qcow:a.qcow,key-file=key model seed=3 ops=400 >out.txt 2>&1 ||
+			fail "$cluster: $(cat out.txt)"
+		theirs a.qcow model
+		must "$TAP_IMG" create -q --force -f qcow -b raw -F raw -o $aes,cluster_size=$cluster \
+			o.qcow
+		cp raw model
+		timeout 120 "$QCOW_RANDOM" qcow:o.qcow,key-file=key model seed=3 ops=400 >out.txt 2>&1 ||
+			fail "overlay, $cluster: $(cat out.txt)"
+		theirs o.qcow model
+	done
+	must "$TAP_IMG" convert -q --force -f raw -O qcow -o $aes,key-file=key raw a.qcow
+	theirs a.qcow raw
+	cp raw model
+	for size in 9M 3001K 5M; do
+		must "$TAP_IMG" resize -q --shrink qcow:a.qcow,key-file=key $size
+		truncate -s $size model
+		theirs a.qcow model
+	done
+	rm a.qcow
+	must qemu-img create -q -f qcow --object secret,id=s,file=key \
+		-o encrypt.format=aes,encrypt.key-secret=s a.qcow 9M
+	truncate -s 0 model
+	truncate -s 9M model
+	timeout 120 "$QCOW_RANDOM" qcow:a.qcow,key-file=key model seed=4 ops=400 >out.txt 2>&1 ||
+		fail "qemu's: $(cat out.txt)"
+	theirs a.qcow model
+	grep -qa 'not the secret' a.qcow && fail "the key is in the image"
+	must "$TAP_IMG" check -q qcow:a.qcow
+	"$TAP_IMG" info qcow:a.qcow >out.txt || fail "info without a key"
+	grep -q '^encryption: aes, old and weak' out.txt || fail "$(cat out.txt)"
+	refuses 'a.qcow: is encrypted .AES.: say key-file=' "$QCOW2RAW" out a.qcow
+	refuses 'weak: use qcow2' "$TAP_IMG" create -f qcow -o encryption=aes b 5M
+	refuses 'can be aes, not luks' "$TAP_IMG" create -f qcow -o encryption=luks b 5M
+	refuses 'cannot be reserved' "$TAP_IMG" create -f qcow -o $aes,preallocation=falloc b 5M
+	"$TAP_IMG" convert -q -c -f raw -O qcow -o $aes,key-file=key raw b >out.txt 2>&1 &&
+		fail "compressed and encrypted"
+	grep -q 'does not write compressed' out.txt || fail "$(cat out.txt)"
+}
+
 # Room on a device begins behind the image, and holds what somebody left.
 device() {
 	[ "$(id -u)" = 0 ] || skip "not root: no loop devices"

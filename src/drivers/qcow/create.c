@@ -21,6 +21,40 @@ static unsigned log2_of(uint64_t n)
 	return 63 - __builtin_clzll(n);
 }
 
+const struct td_option qcow_create_options[] = {
+	{ "encryption", TD_STRING, offsetof(struct qcow_create_options, encryption),
+	  "aes: data are encrypted, with the key of key-file or key-fd; only with weak=on" },
+	{ "encrypt.format", TD_STRING, offsetof(struct qcow_create_options, encryption),
+	  "the same" },
+	{ "weak", TD_BOOL, offsetof(struct qcow_create_options, weak),
+	  "a weak encryption is meant: the format has no other" },
+	{ NULL },
+};
+
+/* The image knows nothing of its key: none is needed to make it. */
+static int plan_encryption(const struct td_create *make, struct qcow_layout *out,
+			   struct td_why *why)
+{
+	static const struct qcow_create_options none;
+	const struct qcow_create_options *options = make->options ? make->options : &none;
+
+	if (!options->encryption)
+		return !make->key ? 0 :
+		       td_fail(why, -EINVAL, "%s: a key is given, and it is not to be encrypted: "
+			       "say encryption=aes", make->path);
+	if (strcmp(options->encryption, "aes"))
+		return td_fail(why, -EINVAL, "%s: encryption can be aes, not %s", make->path,
+			       options->encryption);
+	if (!options->weak)
+		return td_fail(why, -EINVAL, "%s: the encryption of qcow is weak: use qcow2 with "
+			       "encryption=luks, or say weak=on", make->path);
+	if (make->reserve)
+		return td_fail(why, -EINVAL, "%s: an encrypted image cannot be reserved: its "
+			       "clusters would be noise", make->path);
+	out->encrypted = true;
+	return 0;
+}
+
 static int plan(const struct td_create *make, struct qcow_layout *out, struct td_why *why)
 {
 	uint64_t cluster = make->cluster ? make->cluster : CLUSTER;
@@ -53,7 +87,7 @@ static int plan(const struct td_create *make, struct qcow_layout *out, struct td
 			       (unsigned long long)cluster);
 	out->head_end = sizeof(struct qcow_header) + name;
 	out->l1_at = round_up(out->head_end, 4096);
-	return 0;
+	return plan_encryption(make, out, why);
 }
 
 static int write_head(struct td_file *file, const struct qcow_layout *layout,
@@ -65,6 +99,7 @@ static int write_head(struct td_file *file, const struct qcow_layout *layout,
 		.size = to_be64(layout->size),
 		.cluster_bits = layout->cluster_bits,
 		.l2_bits = layout->l2_bits,
+		.crypt = to_be32(layout->encrypted ? QCOW_AES : 0),
 		.l1_at = to_be64(layout->l1_at),
 	};
 	char *buf = calloc(1, layout->l1_at);
@@ -167,7 +202,8 @@ int qcow_measure(const struct td_create *make, struct td_measure *out, struct td
 	*out = (struct td_measure){
 		.tables = round_up(layout.l1_at + layout.l1_count * 8, 4096) +
 			  layout.l1_count * qcow_l2_bytes(&layout),
-		.unit = make->backing ? qcow_cluster(&layout) : qcow_run(&layout, qcow_page(&layout)),
+		.unit = make->backing || layout.encrypted ? qcow_cluster(&layout) :
+							    qcow_run(&layout, qcow_page(&layout)),
 	};
 	return 0;
 }

@@ -154,12 +154,10 @@ int qcow_layout_read(struct td_file *file, struct qcow_layout *out, struct td_wh
 	if (version != 1)
 		return td_fail(why, -EINVAL, "%s: qcow version %u, not 1%s", path, version,
 			       version == 2 || version == 3 ? " (this is qcow2)" : "");
-	if (from_be32(disk.head.crypt) == 1)
-		return td_fail(why, -ENOTSUP, "%s: encrypted with AES, which is not supported",
-			       path);
-	if (from_be32(disk.head.crypt))
+	if (from_be32(disk.head.crypt) > QCOW_AES)
 		return td_fail(why, -ENOTSUP, "%s: unknown qcow encryption method %u", path,
 			       from_be32(disk.head.crypt));
+	out->encrypted = from_be32(disk.head.crypt) == QCOW_AES;
 	out->head_end = sizeof(disk.head);
 	err = check_geometry(&disk.head, out, path, why);
 	if (!err)

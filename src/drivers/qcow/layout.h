@@ -15,6 +15,7 @@
 #define QCOW_MAGIC 0x514649fbu     /* "QFI\xfb" */
 #define QCOW_XEN_MAGIC 0x58454efbu /* "XEN\xfb" */
 #define QCOW_PACKED (1ull << 63)   /* an L2 entry: the cluster is compressed */
+#define QCOW_AES 1                 /* the header: data are encrypted */
 #define QCOW_L1_MAX (64ull << 20)  /* bytes */
 #define QCOW_NAME_MAX 1023
 #define QCOW_RUN (2ull << 20)        /* bytes; no cluster is larger */
@@ -53,6 +54,7 @@ struct qcow_layout {
 	uint64_t l1_count;
 	unsigned xen_len;      /* of the extension of 2006: 0, 12 or 16 */
 	uint32_t xen_flags;
+	bool encrypted;        /* with AES */
 	bool l1_native;        /* L1 may be in its writer's byte order */
 	char backing[QCOW_NAME_MAX + 1]; /* "": none */
 };

@@ -7,7 +7,8 @@
  * An image that stands alone maps whole runs: the first write to one gives all its
  * empty entries their place, one after the other. The run is contiguous in the file,
  * and all its other first writes are writes in place. Space is sparse, so a mapped
- * cluster without data takes none.
+ * cluster without data takes none. (Not so if it is encrypted: there zeroes of the file
+ * are noise of the disk.)
  *
  * Nobody counts who has a cluster. So what an entry showed before it is lost to the
  * file, until that is copied.
@@ -260,7 +261,7 @@ int qcow_place(struct td_image *img, struct td_park *park, uint64_t offset, uint
 
 	if (!entry)
 		return -EIO;
-	if (!img->below && !from_be64(*entry))
+	if (!img->below && !qcow->layout.encrypted && !from_be64(*entry))
 		return place_run(qcow, park, offset, len, at);
 	err = td_space_find(qcow->space, park, qcow_cluster(&qcow->layout), len, at);
 	if (err)

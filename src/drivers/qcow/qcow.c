@@ -36,13 +36,28 @@ static int open_file(struct qcow *qcow, struct td_why *why)
 	return err ? err : qcow_l1_open(qcow, why);
 }
 
+static int open_crypt(struct qcow *qcow, struct td_why *why)
+{
+	struct td_image *img = qcow->img;
+	struct td_why inner;
+	int err;
+
+	if (!qcow->layout.encrypted)
+		return 0;
+	img->encrypted = true;
+	img->can &= ~TD_CAN_COMPRESS;
+	err = img->keyless ? 0 : td_aes_open(img, &qcow->crypt, &inner);
+	return err ? td_fail(why, err, "%s: %s", td_file_path(qcow->file), inner.text) : 0;
+}
+
 static int open_map(struct qcow *qcow, struct td_why *why)
 {
 	uint32_t cluster = qcow_cluster(&qcow->layout);
 	struct td_cache_config cache = { .page = qcow->page, .size = qcow->cache_size,
 					 .shows = QCOW_TABLES };
 	struct td_map_config config = { .file = qcow->file, .ops = &ops, .unit = cluster,
-					.grain = cluster };
+					.grain = cluster, .crypt = qcow->crypt,
+					.crypt_by_disk = true };
 	uint64_t end;
 	int err = td_cache_new(qcow->img, qcow->file, &cache, &qcow->cache, why);
 
@@ -86,6 +101,7 @@ static void qcow_close(struct td_image *img)
 	struct qcow *qcow = img->state;
 
 	td_map_free(qcow->map);
+	td_crypt_free(qcow->crypt);
 	td_cache_free(qcow->cache);
 	td_space_free(qcow->space);
 	td_file_close(qcow->file);
@@ -99,6 +115,8 @@ static int qcow_open(struct td_image *img, struct td_why *why)
 
 	qcow->img = img;
 	err = open_file(qcow, why);
+	if (!err)
+		err = open_crypt(qcow, why);
 	if (!err)
 		err = open_map(qcow, why);
 	if (!err)
@@ -137,6 +155,8 @@ static int qcow_info(struct td_image *img, td_info_put *put, void *arg)
 	put_number(put, arg, "l2-table-size", qcow_l2_bytes(layout));
 	put_number(put, arg, "l1-entries", layout->l1_count);
 	put_number(put, arg, "file-length", td_file_size(qcow->file));
+	if (layout->encrypted)
+		put(arg, "encryption", "aes, old and weak");
 	if (layout->backing[0])
 		put(arg, "backing-file", layout->backing);
 	if (layout->xen_len)
@@ -170,6 +190,8 @@ const struct td_driver qcow_driver = {
 	.check = qcow_check,
 	.info = qcow_info,
 	.looks_like = qcow_looks_like,
+	.create_options = qcow_create_options,
+	.create_size = sizeof(struct qcow_create_options),
 	.measure = qcow_measure,
 	.resize = qcow_resize,
 };

@@ -36,6 +36,7 @@ struct qcow {
 	struct td_cache *cache;
 	struct td_space *space;
 	struct td_map *map;
+	struct td_crypt *crypt; /* of the data; NULL: none, or keyless */
 	uint32_t page;        /* of the cache */
 	uint64_t run;         /* bytes mapped at once where nothing is below */
 	uint64_t packed_at, packed_end; /* room behind the last compressed cluster */
@@ -75,6 +76,11 @@ int qcow_unpack(struct td_image *img, const void *from, size_t len, void *to);
 int qcow_pack(struct td_image *img, const void *from, void *to, size_t *len);
 int qcow_place_packed(struct td_image *img, struct td_park *park, uint64_t len, uint64_t *at);
 
+struct qcow_create_options {
+	char *encryption;
+	bool weak;
+};
+extern const struct td_option qcow_create_options[];
 int qcow_create(const struct td_create *make, struct td_why *why);
 int qcow_measure(const struct td_create *make, struct td_measure *out, struct td_why *why);
 int qcow_resize(struct td_image *img, uint64_t size, struct td_why *why);

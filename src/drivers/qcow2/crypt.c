@@ -11,8 +11,6 @@
 
 #include "drivers/qcow2/qcow2.h"
 
-#define AES_KEY 16
-
 static int luks_header(const struct qcow2 *q, void **out)
 {
 	void *header = malloc(q->layout.luks_len);
@@ -38,26 +36,6 @@ static int open_luks(struct qcow2 *q, struct td_why *why)
 	return err;
 }
 
-/* Any key seems to fit, so there must be no choice. */
-static int open_aes(struct qcow2 *q, struct td_why *why)
-{
-	char bytes[AES_KEY] = { 0 };
-	const struct td_key *key, *other;
-	int err;
-
-	if (td_image_key(q->img, 0, &key))
-		return td_fail(why, -ENOKEY, "is encrypted (AES): say key-file=PATH or key-fd=N for "
-			       "its key");
-	if (!td_image_key(q->img, 1, &other))
-		return td_fail(why, -EINVAL, "cannot tell which of several keys is its own: give one");
-	memcpy(bytes, key->data, min_u64(key->len, AES_KEY));
-	err = td_crypt_new("aes", "cbc-plain64", bytes, AES_KEY, &q->crypt, why);
-	explicit_bzero(bytes, sizeof(bytes));
-	td_say(q->img, LOG_WARNING, "its encryption is weak, and a wrong key is not noticed: "
-	       "convert it to a new image");
-	return err;
-}
-
 int qcow2_crypt_open(struct qcow2 *q, struct td_why *why)
 {
 	const char *path = td_file_path(q->file);
@@ -73,7 +51,7 @@ int qcow2_crypt_open(struct qcow2 *q, struct td_why *why)
 			       "read only: it is weak", path);
 	if (q->img->keyless)
 		return 0;
-	err = q->layout.encryption == QCOW2_AES ? open_aes(q, &inner) : open_luks(q, &inner);
+	err = q->layout.encryption == QCOW2_AES ? td_aes_open(q->img, &q->crypt, &inner) : open_luks(q, &inner);
 	return err ? td_fail(why, err, "%s: %s", path, inner.text) : 0;
 }
 
