@@ -55,6 +55,31 @@ END
 <g>
 <$new,vdev=xvdb,access=w,target=qcow:/img>" "$("$tap_xl" block-attach g tap:qcow:/img xvdb w)"
 done
+# What is in quotes or behind a # ends nothing.
+cat >"$work/odd.cfg" <<'END'
+name='a]'; disk = [ # first ]
+	'tap:aio:/img/a[1].img,xvda,w', # 'tap:no:no,x,w' ]
+	"tap:aio:/img/it's,xvdb,w"
+	, 'tap:aio:/c#d,xvdc,r' ]; extra = 'tap:no:no,x,w'
+  disk += [ 'phy:/dev/x,xvdd,w', 'tap2:qcow:/e,xvde' ]
+vif=[ 'tap:no:no,x,w' ]
+END
+printf "disk='tap:aio:/f,xvdf,w'" >>"$work/odd.cfg" # and no end of line
+export XEN=4.20.4
+expect "odd lists" "$(cat <<END
+<create>
+name='a]'; disk = [ # first ]
+	'$new,vdev=xvda,access=w,target=aio:/img/a[1].img', # 'tap:no:no,x,w' ]
+	"$new,vdev=xvdb,access=w,target=aio:/img/it's"
+	, '$new,vdev=xvdc,access=r,target=aio:/c#d' ]; extra = 'tap:no:no,x,w'
+  disk += [ 'phy:/dev/x,xvdd,w', '$new,vdev=xvde,access=w,target=qcow:/e' ]
+vif=[ 'tap:no:no,x,w' ]
+disk='$new,vdev=xvdf,access=w,target=aio:/f'
+END
+)" "$("$tap_xl" create "$work/odd.cfg")"
+expect "a disk among the words" "<create>
+<name=\"a\";disk=['$new,vdev=xvda,access=w,target=aio:/a']>" \
+	"$("$tap_xl" create "name=\"a\";disk=['tap:aio:/a,xvda,w']")"
 expect "other disks" "<block-attach>
 <g>
 <phy:/dev/x,xvdb,w>" "$("$tap_xl" block-attach g phy:/dev/x,xvdb,w)"
