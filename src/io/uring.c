@@ -33,7 +33,9 @@ static struct uring *uring_of(struct td_engine *engine)
 	return container_of(engine, struct uring, base);
 }
 
-/* The best flags this kernel has; older ones answer -EINVAL. */
+/* The best flags this kernel has; older ones answer -EINVAL. One that cannot wait with
+ * a time limit by itself (before 5.11) gets it as a request of the library's own, which
+ * would come back among ours. */
 static int ring_open(struct uring *uring)
 {
 	static const unsigned flags[] = {
@@ -42,14 +44,19 @@ static int ring_open(struct uring *uring)
 		IORING_SETUP_COOP_TASKRUN,
 		0,
 	};
+	struct io_uring_params params = { 0 };
 	int err = -EINVAL;
 
 	for (size_t i = 0; i < ARRAY_SIZE(flags) && err == -EINVAL; i++) {
-		struct io_uring_params params = { .flags = flags[i] };
+		params = (struct io_uring_params){ .flags = flags[i] };
 
 		/* one more, for the poll */
 		err = io_uring_queue_init_params(uring->depth + 1, &uring->ring, &params);
 		uring->defers = flags[i] & IORING_SETUP_DEFER_TASKRUN;
+	}
+	if (!err && !(params.features & IORING_FEAT_EXT_ARG)) {
+		io_uring_queue_exit(&uring->ring);
+		err = -ENOSYS;
 	}
 	return err;
 }
