@@ -69,6 +69,8 @@ def wrong_addresses_are_refused():
     refused("tcp:localhost", "tcp:HOST:PORT")
     refused("tcp:::1:10809", "tcp:HOST:PORT")
     refused("tcp:127.0.0.1:no-such-port", "127.0.0.1:no-such-port")
+    refused("tcp:127.0.0.1:99999", "at most 65535")
+    refused("tcp:127.0.0.1:4294967297", "at most 65535")
     refused("udp:127.0.0.1:10809", "unix:PATH or tcp:HOST:PORT")
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
@@ -115,6 +117,38 @@ def ending_waits_for_requests():
         assert disk.process.wait(timeout=20) == 0
         for i in done:
             assert disk.content(i * MiB, MiB) == pattern(MiB, i), i
+
+
+@test
+def ending_waits_for_who_reads():
+    """Told to stop with more to send than the socket takes: a peer that goes on
+    reading gets what was asked for, whole."""
+    with Tapdisk(256 * MiB) as disk:
+        peer = Peer(disk).go()
+        for i in range(4):
+            peer.send(READ, i * 4 * MiB, 4 * MiB)
+        peer.socket.recv(1) # they are being answered
+        time.sleep(0.3)
+        os.kill(disk.process.pid, signal.SIGTERM)
+        time.sleep(0.3)
+        got = 1
+        while piece := peer.socket.recv(1 << 18):
+            got += len(piece)
+            time.sleep(0.01)
+        assert got and got % (16 + 4 * MiB) == 0, got
+        assert disk.process.wait(timeout=20) == 0
+
+
+@test
+def ending_leaves_who_does_not_read():
+    with Tapdisk(256 * MiB) as disk:
+        peer = Peer(disk).go()
+        for i in range(4):
+            peer.send(READ, i * 4 * MiB, 4 * MiB)
+        time.sleep(0.3)
+        os.kill(disk.process.pid, signal.SIGTERM)
+        assert disk.process.wait(timeout=15) == 0
+        assert "does not take its last replies" in disk.said()
 
 
 if __name__ == "__main__":

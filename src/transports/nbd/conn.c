@@ -25,6 +25,9 @@
 
 #define HELLO_MS 10000
 #define GATHER 64 /* replies per call */
+/* A peer that is to take its last replies: without taking anything, and in all. */
+#define STUCK_MS 3000
+#define LAST_MS 30000
 
 static bool conn_idle(const struct nbd_conn *conn)
 {
@@ -92,8 +95,24 @@ static void drain_check(struct nbd_conn *conn)
 {
 	if (conn->state != NBD_CONN_DRAIN)
 		return;
-	if (conn_idle(conn) || (conn->blocked && conn->nbd->closing))
+	if (conn_idle(conn))
 		nbd_conn_drop(conn, NULL);
+}
+
+static void stuck(struct td_timer *timer)
+{
+	struct nbd_conn *conn = container_of(timer, struct nbd_conn, timer);
+
+	if (conn->blocked) /* else the disk is at it */
+		nbd_conn_drop(conn, "does not take its last replies");
+}
+
+static void drain_moved(struct nbd_conn *conn)
+{
+	uint64_t now = td_now_ms();
+	uint64_t left = conn->last_ms > now ? conn->last_ms - now : 0;
+
+	td_timer_arm(conn->nbd->loop, &conn->timer, min_u64(left, STUCK_MS));
 }
 
 void nbd_conn_drain(struct nbd_conn *conn)
@@ -104,6 +123,10 @@ void nbd_conn_drain(struct nbd_conn *conn)
 	}
 	if (conn->state == NBD_CONN_SERVE) {
 		conn->state = NBD_CONN_DRAIN;
+		conn->last_ms = td_now_ms() + LAST_MS;
+		conn->timer.fired = stuck;
+		if (conn->blocked)
+			drain_moved(conn);
 		if (conn->filling)
 			nbd_slot_put(conn->filling);
 		conn->filling = NULL;
@@ -165,10 +188,14 @@ static ssize_t conn_write(struct nbd_conn *conn, struct iovec *iov, unsigned cou
 	while (len < 0 && errno == EINTR);
 	if (len < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS)) {
 		conn->blocked = true;
+		if (conn->state == NBD_CONN_DRAIN && !conn->timer.armed)
+			drain_moved(conn);
 		return 0;
 	}
 	if (len < 0)
 		nbd_conn_drop(conn, NULL);
+	else if (conn->state == NBD_CONN_DRAIN)
+		drain_moved(conn);
 	return len;
 }
 

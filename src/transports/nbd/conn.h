@@ -53,7 +53,8 @@ struct nbd_conn {
 	struct list link;
 	struct td_watch watch;         /* fd < 0 once closed */
 	enum nbd_conn_state state;
-	struct td_timer timer;         /* of the negotiation */
+	struct td_timer timer;         /* of the negotiation, and of the end */
+	uint64_t last_ms;              /* until when the end may take */
 	struct td_defer later;
 	struct nbd_hello hello;
 	struct nbd_buffers buffers;

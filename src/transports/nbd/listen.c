@@ -147,6 +147,10 @@ static int tcp_open(const char *address, struct nbd_sockets *out, struct td_why 
 	if (host_split(text, &host, &port))
 		return td_fail(why, -EINVAL, "tcp:%s: wanted tcp:HOST:PORT, an IPv6 "
 			       "host in brackets", address);
+	/* of a number too large the resolver takes what 16 bits can hold */
+	if (strspn(port, "0123456789") == strlen(port) &&
+	    (strlen(port) > 5 || atoi(port) > UINT16_MAX))
+		return td_fail(why, -EINVAL, "tcp:%s: a port is at most 65535", address);
 	err = getaddrinfo(host, port, &hints, &list);
 	if (err)
 		return td_fail(why, -EINVAL, "tcp:%s: %s", address, gai_strerror(err));
