@@ -150,6 +150,8 @@ static void extent_told(struct td_req *kid)
 	if (!kid->err) {
 		kid->parent->extent = kid->extent;
 		kid->parent->extent.len = min_u64(kid->extent.len, piece->len);
+		if (piece->map->img->encrypted && piece->old.kind != TD_SPOT_HOLE)
+			kid->parent->extent.flags = 0; /* a hole there reads as noise */
 	}
 	td_end(kid, 0);
 }
@@ -161,6 +163,7 @@ static void ask_extent(struct piece *parent, const struct td_spot *spot)
 
 	if (!piece)
 		return;
+	piece->old = *spot;
 	piece->req->step = extent_told;
 	td_slice(piece->req, 0, min_u64(spot->len, req->len));
 	if (spot->kind == TD_SPOT_HOLE)
@@ -188,14 +191,13 @@ static void extents_go(struct td_park *park, int err)
 		return;
 	}
 	spot.len = min_u64(spot.len, end - req->offset);
-	if (!reads_zero(map, &spot) && spot.kind != TD_SPOT_PACKED &&
-	    !(map->config.crypt && spot.kind != TD_SPOT_HOLE)) { /* a hole there is noise */
+	if (!reads_zero(map, &spot) && spot.kind != TD_SPOT_PACKED) {
 		ask_extent(piece, &spot);
 		return;
 	}
 	req->extent.len = spot.len;
 	req->extent.flags = 0;
-	if (reads_zero(map, &spot))
+	if (spot.kind != TD_SPOT_PACKED)
 		req->extent.flags = TD_EXTENT_ZERO | TD_EXTENT_HOLE;
 	td_end(req, 0);
 }

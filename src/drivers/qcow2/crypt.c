@@ -51,7 +51,8 @@ int qcow2_crypt_open(struct qcow2 *q, struct td_why *why)
 			       "read only: it is weak", path);
 	if (q->img->keyless)
 		return 0;
-	err = q->layout.encryption == QCOW2_AES ? td_aes_open(q->img, &q->crypt, &inner) : open_luks(q, &inner);
+	err = q->layout.encryption == QCOW2_AES ? td_aes_open(q->img, &q->crypt, &inner) :
+						  open_luks(q, &inner);
 	return err ? td_fail(why, err, "%s: %s", path, inner.text) : 0;
 }
 
