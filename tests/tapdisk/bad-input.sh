@@ -5,7 +5,7 @@
 # exit code 1 (2 for a wrong command line), and nothing left behind. A full file
 # system is an error of the write that meets it, and of nothing else.
 #
-#   bad-input.sh TAPDISK QCOW-CREATE
+#   bad-input.sh TAPDISK QCOW-CREATE words|full-disk
 
 set -eu
 tapdisk=$1 qcow_create=$2
@@ -20,6 +20,7 @@ finish() {
 }
 trap finish EXIT
 
+skip() { echo "skipped: $*"; exit 77; }
 fail() { echo "failed: $*" >&2; exit 1; }
 
 # usage: refused STATUS WORDS OPTION...
@@ -110,8 +111,10 @@ io() {
 
 full_disk() {
 	local out type engine
+	command -v qemu-io >/dev/null || skip "qemu-io is not there"
 	mkdir "$dir/small"
-	mount -t tmpfs -o size=3m none "$dir/small" 2>/dev/null || return 0
+	mount -t tmpfs -o size=3m none "$dir/small" 2>/dev/null ||
+		skip "a file system cannot be mounted here"
 	for type in aio qcow; do
 		for engine in io_uring libaio; do
 			rm -f "$dir/small/"*
@@ -132,10 +135,11 @@ full_disk() {
 	umount "$dir/small"
 }
 
-bad_files
-bad_images
-bad_words
-second_writer
-if command -v qemu-io >/dev/null; then
-	full_disk
-fi
+case $3 in
+words)
+	bad_files
+	bad_images
+	bad_words
+	second_writer ;;
+full-disk) full_disk ;;
+esac
