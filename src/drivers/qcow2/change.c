@@ -67,13 +67,16 @@ int qcow2_head_write(struct qcow2 *q, const void *part, size_t len, size_t at)
 	return err;
 }
 
-int qcow2_l1_copy(struct qcow2 *q, uint64_t from, uint64_t has, uint64_t count, uint64_t *at)
+int qcow2_l1_copy(struct qcow2 *q, uint64_t from, uint64_t has, uint64_t count, bool shared,
+		  uint64_t *at)
 {
 	be64 *l1 = calloc(count, sizeof(*l1));
 	int err = l1 ? qcow2_take_run(q, count * 8, at) : -ENOMEM;
 
 	if (!err)
 		err = td_cache_read(q->cache, l1, min_u64(has, count) * 8, from);
+	for (uint64_t i = 0; !err && shared && i < count; i++)
+		l1[i] = to_be64(from_be64(l1[i]) & ~QCOW2_COPIED);
 	if (!err)
 		err = td_file_write(q->file, l1, count * 8, *at);
 	td_cache_data(q->cache);
@@ -227,7 +230,7 @@ static int grow_tables(struct qcow2 *q, uint64_t size)
 	if (count > UINT32_MAX)
 		return -EFBIG;
 	if (count != old_count)
-		err = qcow2_l1_copy(q, old_at, old_count, count, &at);
+		err = qcow2_l1_copy(q, old_at, old_count, count, false, &at);
 	if (err)
 		return err;
 	head.size = to_be64(size);

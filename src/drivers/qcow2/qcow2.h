@@ -189,8 +189,10 @@ int qcow2_take_run(struct qcow2 *q, uint64_t bytes, uint64_t *at);
 void qcow2_give_run(struct qcow2 *q, uint64_t at, uint64_t bytes);
 /* Writes a part of the header, within a sector: at once, and durably. */
 int qcow2_head_write(struct qcow2 *q, const void *part, size_t len, size_t at);
-/* A copy of an L1 table, with entries for count, in clusters of its own. */
-int qcow2_l1_copy(struct qcow2 *q, uint64_t from, uint64_t has, uint64_t count, uint64_t *at);
+/* A copy of an L1 table, with entries for count, in clusters of its own; shared: what it
+ * shows has other owners, whatever bits 63 say. */
+int qcow2_l1_copy(struct qcow2 *q, uint64_t from, uint64_t has, uint64_t count, bool shared,
+		  uint64_t *at);
 int qcow2_resize(struct td_image *img, uint64_t size, struct td_why *why);
 /* header.c: blocking */
 int qcow2_set_backing(struct td_image *img, const char *backing, const char *format,

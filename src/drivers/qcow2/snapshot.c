@@ -388,7 +388,7 @@ static int make(struct qcow2 *q, const char *name, struct td_why *why)
 	if (!err)
 		err = add_all(q, layout->l1_at, layout->l1_count, 1);
 	if (!err)
-		err = qcow2_l1_copy(q, layout->l1_at, layout->l1_count, layout->l1_count, &at);
+		err = qcow2_l1_copy(q, layout->l1_at, layout->l1_count, layout->l1_count, true, &at);
 	if (err)
 		return td_fail(why, err, "%s: cannot make a snapshot: %s", path,
 			       err == -EOVERFLOW ? "its refcounts are too small for another" :
@@ -455,7 +455,7 @@ static int apply(struct qcow2 *q, const char *name, struct td_why *why)
 	if (!err)
 		err = add_all(q, row.l1_at, row.l1_count, 1);
 	if (!err)
-		err = qcow2_l1_copy(q, row.l1_at, row.l1_count, layout->l1_count, &at);
+		err = qcow2_l1_copy(q, row.l1_at, row.l1_count, layout->l1_count, true, &at);
 	if (!err)
 		err = td_cache_sync(q->cache);
 	entry = to_be64(at);
