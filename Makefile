@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 BUILD ?= build
 
-.PHONY: all check install demo bench powercut fuzz format clean
+.PHONY: all check install demo bench powercut fuzz differential format clean
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD)
@@ -37,6 +37,13 @@ FROM ?= HEAD
 fuzz:
 	scripts/install-packages build test
 	tests/fuzz/run $(SECONDS) $(TARGET)
+
+# Our tools and QEMU's on one image, in turns: SECONDS=3600 TARGET=qcow2 make differential
+differential: all
+	scripts/install-packages test
+	TAP_IMG=$(abspath $(BUILD))/src/tools/tap-img \
+	QCOW_RANDOM=$(abspath $(BUILD))/tests/qcow/qcow-random \
+	tests/differential/differential.py seconds=$(or $(SECONDS),60) $(TARGET)
 
 format:
 	scripts/install-packages format
