@@ -19,6 +19,7 @@
 #include "base/args.h"
 #include "base/guard.h"
 #include "base/log.h"
+#include "base/std.h"
 #include "config.h"
 #include "core/disk.h"
 #include "drivers/builtin.h"
@@ -237,6 +238,7 @@ int main(int argc, char **argv)
 	struct td_why why;
 	int count, err;
 
+	td_std_open();
 	if (td_args_parse(rows, &options, argv, &count, &why))
 		return usage(why.text);
 	if (options.common.version) {

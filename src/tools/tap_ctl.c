@@ -8,16 +8,15 @@
 
 #include <errno.h>
 #include <jansson.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/args.h"
 #include "base/guard.h"
 #include "base/num.h"
 #include "config.h"
+#include "tools/spec_here.h"
 
 /* What scripts can rely on; see tap-ctl(8). */
 enum {
@@ -46,21 +45,28 @@ static const struct td_arg common_rows[] = {
 	COMMON,
 };
 
+#define ATTACH \
+	{ "read-only", 'r', NULL, OPTION(read_only), "nothing may be written" }, \
+	{ "name", 'n', "NAME", OPTION(name), "of the disk (d1, d2 ...)" }, \
+	{ "nbd", 0, "ADDRESS", OPTION(nbd), "serve it there: unix:PATH or tcp:HOST:PORT" }, \
+	{ "engine", 0, "NAME", OPTION(engine), "io_uring or libaio (the best there is)" }
+#define DETACH \
+	{ "force", 'f', NULL, OPTION(force), "kill its tapdisk; also while a guest uses it" }
+#define STOP \
+	{ "all", 'a', NULL, OPTION(all), "detach every disk first" }
+
 static const struct td_arg attach_rows[] = {
-	{ "read-only", 'r', NULL, OPTION(read_only), "nothing may be written" },
-	{ "name", 'n', "NAME", OPTION(name), "of the disk (d1, d2 ...)" },
-	{ "nbd", 0, "ADDRESS", OPTION(nbd), "serve it there: unix:PATH or tcp:HOST:PORT" },
-	{ "engine", 0, "NAME", OPTION(engine), "io_uring or libaio (the best there is)" },
+	ATTACH,
 	COMMON,
 };
 
 static const struct td_arg detach_rows[] = {
-	{ "force", 'f', NULL, OPTION(force), "kill its tapdisk; also while a guest uses it" },
+	DETACH,
 	COMMON,
 };
 
 static const struct td_arg stop_rows[] = {
-	{ "all", 'a', NULL, OPTION(all), "detach every disk first" },
+	STOP,
 	COMMON,
 };
 
@@ -177,25 +183,6 @@ static void print_nothing(json_t *answer)
 
 /* ---- parameters ------------------------------------------------------------------------ */
 
-/*
- * The daemon has another folder than we: "qcow:img" becomes "qcow:/here/img"
- * where there is such a file. What is no file is the driver's to understand.
- */
-static char *spec_absolute(const char *spec)
-{
-	const char *colon = strchr(spec, ':');
-	const char *target = colon ? colon + 1 : spec;
-	AUTO_FREE char *path = strndup(target, strcspn(target, ","));
-	char here[PATH_MAX], *absolute;
-
-	if (!colon || !path || path[0] == '/' || access(path, F_OK) < 0 ||
-	    !getcwd(here, sizeof(here)))
-		return strdup(spec);
-	return asprintf(&absolute, "%.*s:%s/%s", (int)(colon - spec), spec, here, target) < 0
-		       ? NULL
-		       : absolute;
-}
-
 static json_t *params_none(char **words, const struct options *options)
 {
 	return json_object();
@@ -208,7 +195,7 @@ static json_t *params_name(char **words, const struct options *options)
 
 static json_t *params_attach(char **words, const struct options *options)
 {
-	AUTO_FREE char *spec = spec_absolute(words[0]);
+	AUTO_FREE char *spec = spec_here(words[0]);
 
 	return json_pack("{s:s, s:s*, s:s*, s:s*, s:b}", "spec", spec, "name", options->name,
 			 "nbd", options->nbd, "engine", options->engine, "read_only",
@@ -237,7 +224,7 @@ static json_t *params_xen_attach(char **words, const struct options *options)
 
 	if (!strncmp(disk, "tap:", 4)) /* of old; it would hide the type */
 		disk += 4;
-	spec = spec_absolute(disk);
+	spec = spec_here(disk);
 	return json_pack("{s:s, s:s}", "domain", words[0], "disk", spec);
 }
 
@@ -282,6 +269,26 @@ static const struct command *command_find(const char *name)
 		if (!strcmp(commands[i].name, name))
 			return &commands[i];
 	return NULL;
+}
+
+/* The first word that is no option's value; options may come before it. */
+static const char *first_word(char **argv, int argc)
+{
+	static const struct td_arg all_rows[] = {
+		ATTACH,
+		DETACH,
+		STOP,
+		COMMON,
+	};
+	AUTO_FREE char **copy = calloc(argc + 1, sizeof(*copy));
+	struct options ignored = { 0 };
+	struct td_why why;
+	int count;
+
+	if (!copy)
+		return NULL;
+	memcpy(copy, argv, argc * sizeof(*copy));
+	return td_args_parse(all_rows, &ignored, copy, &count, &why) ? argv[1] : copy[1];
 }
 
 static int help_all(void)
@@ -379,13 +386,12 @@ static int run(const struct command *command, const struct options *options, cha
 
 int main(int argc, char **argv)
 {
-	const struct command *command = NULL;
+	const char *word = first_word(argv, argc);
+	const struct command *command = word ? command_find(word) : NULL;
 	struct options options = { 0 };
 	struct td_why why;
 	int count;
 
-	for (int i = 1; i < argc && !command; i++)
-		command = command_find(argv[i]);
 	if (td_args_parse(command ? command->rows : common_rows, &options, argv, &count, &why))
 		return complain(EXIT_USAGE, why.text);
 	if (options.common.version)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -149,17 +150,57 @@ def second_daemon_is_refused():
 
 def background_daemon_is_ready_when_it_says_so():
     with harness.daemon() as d:
-        d.stop()
-        log = os.path.join(d.folder, "background.log")
-        run = subprocess.run([harness.BLKTAPCTRL, "--run-dir", d.run_dir, "--tapdisk",
-                              harness.TAPDISK, "--cgroup", "none", "--no-xen", "--log", log],
-                             timeout=20)
-        assert run.returncode == 0
+        disk = d.attach("aio:" + d.image("img"))
+        assert d.ctl("stop").status == 0
+        d.process.wait(harness.WAIT)
+        line = [harness.BLKTAPCTRL, "--run-dir", "run", "--tapdisk", harness.TAPDISK, "--cgroup",
+                "none", "--no-xen", "--log", "background.log"]
+        with open(d.folder + "/terminal", "w+") as terminal:  # a pipe would stay open
+            run = subprocess.run(line, timeout=20, cwd=d.folder, stdout=terminal,
+                                 stderr=subprocess.STDOUT)
+            assert run.returncode == 0
+            terminal.seek(0)
+            assert terminal.read() == ""
         with open(os.path.join(d.run_dir, "blktapctrl.pid")) as f:
             pid = int(f.read())
         assert d.answers() and alive(pid)
+        assert os.readlink(f"/proc/{pid}/cwd") == "/"
+        with open(d.folder + "/background.log") as f:
+            assert f"{disk['name']}: adopted" in f.read()
+        again = subprocess.run(line, timeout=20, cwd=d.folder, capture_output=True, text=True)
+        assert again.returncode == 3 and str(pid) in again.stderr, again
+        d.detach(disk)
         assert d.ctl("stop").status == 0
         wait_for("its end", lambda: not alive(pid))
+        # what goes wrong in the background is said in the foreground
+        line[2:3] = ["run2"]
+        os.mkdir(d.folder + "/run2")
+        open(d.folder + "/run2/tapdisk", "w").close()
+        os.symlink("/nowhere/at/all", d.folder + "/run2/control")
+        failed = subprocess.run(line, timeout=20, cwd=d.folder, capture_output=True, text=True)
+        assert failed.returncode == 1 and "run2/control" in failed.stderr, failed
+
+
+def programs_started_without_descriptors_open_them():
+    def close_all():
+        for fd in range(3):
+            os.close(fd)
+
+    with harness.daemon() as d:
+        d.stop()
+        image, ready = d.image("img"), d.folder + "/by-hand"
+        for line, path in (([harness.BLKTAPCTRL, "--foreground", "--run-dir", d.run_dir,
+                             "--cgroup", "none", "--no-xen"], d.socket),
+                           ([harness.TAPDISK, "--disk", "aio:" + image, "--control", ready],
+                            ready)):
+            program = subprocess.Popen(line, preexec_fn=close_all)
+            try:
+                wait_for("its socket", lambda: os.path.exists(path))
+                for fd in range(3):
+                    assert os.readlink(f"/proc/{program.pid}/fd/{fd}") == "/dev/null", line
+            finally:
+                program.terminate()
+                program.wait(harness.WAIT)
 
 
 def second_writer_is_refused_and_told_who():
@@ -180,7 +221,7 @@ def second_writer_is_refused_and_told_who():
         assert d.ctl("attach", "aio:" + image).status == 1
         d.detach(one, two)
         one = d.attach(f"aio:{image},shared=on")
-        two = d.attach(f"aio:{image},shared=on")
+        two = d.attach(f"aio:{image},shared=Yes")
         assert d.ctl("attach", "aio:" + image).status == 1
         assert len(d.disks()) == 2
 
@@ -248,6 +289,8 @@ def wrong_input_gets_one_clear_line():
             (1, "--no-xen", "xen-attach", "0", f"tap:aio:{image},xvdb,w"),
             (1, "--no-xen", "xen-detach", "0", "xvdb"),
             (2, "frobnicate", "frobnicate"),
+            (2, "no command bogus", "bogus", "info"),
+            (2, "info NAME", "--timeout", "5", "info", "list", "list"),
             (2, "attach", "attach"),
             (2, "detach", "detach", "a", "b"),
         ]
@@ -521,27 +564,58 @@ def a_daemon_out_of_descriptors_waits_for_one():
         wait_for("an answer", d.answers)
 
 
+def asked_by_tap_ctl(words, result, cwd="/"):
+    """What a daemon hears of a tap-ctl, and what that makes of the answer."""
+    asked = []
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:
+        server.bind(folder + "/a-daemon")
+        server.listen()
+        server.settimeout(harness.WAIT)
+
+        def answer():
+            with server.accept()[0] as sock:
+                asked.append(json.loads(sock.makefile().readline()))
+                sock.sendall(json.dumps({"jsonrpc": "2.0", "id": asked[0]["id"],
+                                         "result": result}).encode() + b"\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        run = subprocess.run([harness.TAP_CTL, *words, "--socket", folder + "/a-daemon"],
+                             capture_output=True, text=True, timeout=20, cwd=cwd)
+        thread.join()
+    return run, asked[0]["params"]
+
+
 def a_disk_not_connected_yet_is_told():
     for connected in (True, False):
-        with harness.daemon() as d, socket.socket(socket.AF_UNIX) as server:
-            path = d.folder + "/a-daemon"
-            server.bind(path)
-            server.listen()
+        run, _ = asked_by_tap_ctl(["xen-attach", "7", "aio:/x,xvda,w"],
+                                  {"name": "vbd-7-51712", "connected": connected})
+        assert run.returncode == 0 and run.stdout == "vbd-7-51712\n", run
+        assert ("not connected yet" in run.stderr) == (not connected), run
 
-            def answer():
-                with server.accept()[0] as sock:
-                    request = json.loads(sock.makefile().readline())
-                    result = {"name": "vbd-7-51712", "connected": connected}
-                    sock.sendall(json.dumps({"jsonrpc": "2.0", "id": request["id"],
-                                             "result": result}).encode() + b"\n")
 
-            thread = threading.Thread(target=answer)
-            thread.start()
-            run = subprocess.run([harness.TAP_CTL, "xen-attach", "7", "aio:/x,xvda,w",
-                                  "--socket", path], capture_output=True, text=True, timeout=20)
-            thread.join(harness.WAIT)
-            assert run.returncode == 0 and run.stdout == "vbd-7-51712\n", run
-            assert ("not connected yet" in run.stderr) == (not connected), run
+def relative_names_are_told_with_their_folder():
+    with tempfile.TemporaryDirectory() as outer:
+        here = outer + "/a,b"
+        os.mkdir(here)
+        for name in ("f1", "x,y", "k", "on"):
+            open(f"{here}/{name}", "w").close()
+        at = outer + "/a\\,b"  # escaped
+        for told, heard in (
+                ("qcow:f1", f"qcow:{at}/f1"),
+                ("qcow:x\\,y,cache=1M", f"qcow:{at}/x\\,y,cache=1M"),
+                ("qcow:x,y", "qcow:x,y"),  # no such file
+                ("qcow:f1,key-file=k,size-from=k", f"qcow:{at}/f1,key-file={at}/k,size-from=k"),
+                ("qcow:/f1,key-file=/k", "qcow:/f1,key-file=/k"),
+                ("ram:f1,size=1M,image=f1", f"ram:f1,size=1M,image={at}/f1"),
+                ("nbd:f1", "nbd:f1"),
+                ("f1", "f1")):
+            _, params = asked_by_tap_ctl(["attach", told], {"name": "d1"}, here)
+            assert params["spec"] == heard, (told, params)
+        _, params = asked_by_tap_ctl(["xen-attach", "7", "tap:aio:f1,xvda,w"], {}, here)
+        assert params["disk"] == f"aio:{at}/f1,xvda,w", params
+        _, params = asked_by_tap_ctl(["attach", "aio:f1"], {}, "/")
+        assert params["spec"] == "aio:f1", params
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@
 #include "base/guard.h"
 #include "base/log.h"
 #include "base/num.h"
+#include "base/std.h"
 #include "config.h"
 #include "control/daemon/disks.h"
 #include "control/daemon/methods.h"
@@ -72,12 +73,60 @@ struct daemon {
 	struct td_why no_xen; /* why there is no xenbus */
 	struct td_timer xen_again;
 	char *pid_path, *socket_path;
+	char *path[4]; /* options made absolute */
 	int pid_fd;
 	int waiting; /* the pipe to the process that was started, which ends when
 	                we are ready; -1 in the foreground */
+	int terminal; /* where a start that fails says so: stderr, till it is the log */
 };
 
 /* ---- going to the background ---------------------------------------------------- */
+
+/* It will have another folder. */
+static int path_absolute(const char **path, char **copy, struct td_why *why)
+{
+	AUTO_FREE char *here = NULL;
+
+	if (**path == '/')
+		return 0;
+	here = getcwd(NULL, 0);
+	if (!here || asprintf(copy, "%s/%s", here, *path) < 0)
+		return td_fail(why, -errno, "%s: which folder is this? %s", *path,
+			       strerror(errno));
+	*path = *copy;
+	return 0;
+}
+
+static int paths_absolute(struct daemon *daemon, struct td_why *why)
+{
+	struct options *options = &daemon->options;
+	int err = path_absolute(&options->run_dir, &daemon->path[0], why);
+
+	if (!err)
+		err = path_absolute(&options->log, &daemon->path[1], why);
+	if (!err && strchr(options->tapdisk, '/')) /* else it is found in PATH */
+		err = path_absolute(&options->tapdisk, &daemon->path[2], why);
+	if (!err && strchr(options->cgroup, '/'))
+		err = path_absolute(&options->cgroup, &daemon->path[3], why);
+	return err;
+}
+
+static void close_terminal(struct daemon *daemon)
+{
+	int log = open(daemon->options.log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (log < 0)
+		td_log(NULL, LOG_WARNING, "%s: %s: nothing will be logged", daemon->options.log,
+		       strerror(errno));
+	daemon->terminal = fcntl(2, F_DUPFD_CLOEXEC, 3);
+	dup2(null, 0);
+	dup2(null, 1);
+	dup2(log >= 0 ? log : null, 2);
+	close(null);
+	if (log >= 0)
+		close(log);
+}
 
 /* The first process stays until the daemon is ready, and ends as that says. */
 static void leave_foreground(struct daemon *daemon)
@@ -96,22 +145,9 @@ static void leave_foreground(struct daemon *daemon)
 	close(ends[0]);
 	daemon->waiting = ends[1];
 	setsid();
-}
-
-static void close_terminal(struct daemon *daemon)
-{
-	int log = open(daemon->options.log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-	if (log < 0)
-		td_log(NULL, LOG_WARNING, "%s: %s: nothing will be logged", daemon->options.log,
-		       strerror(errno));
-	dup2(null, 0);
-	dup2(null, 1);
-	dup2(log >= 0 ? log : null, 2);
-	close(null);
-	if (log >= 0)
-		close(log);
+	close_terminal(daemon);
+	if (chdir("/") < 0) /* it holds no file system up that somebody wants to unmount */
+		td_log(NULL, LOG_WARNING, "/: %s", strerror(errno));
 }
 
 /* ---- signals ------------------------------------------------------------------------ */
@@ -215,7 +251,7 @@ static void ready(void *arg)
 	td_log(NULL, LOG_INFO, "ready: %s", daemon->socket_path);
 	td_notify("READY=1");
 	if (daemon->waiting >= 0) {
-		close_terminal(daemon);
+		close(take_fd(&daemon->terminal));
 		if (write(daemon->waiting, "r", 1) != 1)
 			td_log(NULL, LOG_WARNING, "nobody waits for us any more");
 		close(daemon->waiting);
@@ -281,6 +317,8 @@ static void daemon_down(struct daemon *daemon)
 		td_pidfile_remove(daemon->pid_path, daemon->pid_fd);
 		rmdir(daemon->options.run_dir); /* fails while disks have sockets there */
 	}
+	for (unsigned i = 0; i < ARRAY_SIZE(daemon->path); i++)
+		free(daemon->path[i]);
 	free(daemon->pid_path);
 	free(daemon->socket_path);
 }
@@ -288,14 +326,16 @@ static void daemon_down(struct daemon *daemon)
 static int run(struct daemon *daemon)
 {
 	struct td_why why;
-	int err = alone(daemon, &why);
+	int err = daemon->options.foreground ? 0 : paths_absolute(daemon, &why);
 
+	if (!err)
+		err = alone(daemon, &why);
 	if (!err && !daemon->options.foreground)
 		leave_foreground(daemon);
 	if (!err)
 		err = daemon_up(daemon, &why);
 	if (err)
-		fprintf(stderr, "blktapctrl: %s\n", why.text);
+		dprintf(daemon->terminal >= 0 ? daemon->terminal : 2, "blktapctrl: %s\n", why.text);
 	else
 		td_loop_run(daemon->loop);
 	daemon_down(daemon);
@@ -332,10 +372,12 @@ int main(int argc, char **argv)
 		.signals.fd = -1,
 		.pid_fd = -1,
 		.waiting = -1,
+		.terminal = -1,
 	};
 	struct td_why why;
 	int extra = 0;
 
+	td_std_open();
 	if (td_args_parse(option_rows, &daemon.options, argv, &extra, &why) || extra) {
 		fprintf(stderr, "blktapctrl: %s%s\n", extra ? "unexpected argument " : why.text,
 			extra ? argv[1] : "");
