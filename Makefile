@@ -26,6 +26,7 @@ demo:
 bench: all
 	scripts/install-packages bench
 	bench/run $(BENCH_ARGS)
+	bench/convert --build $(BUILD)
 
 # As long as one wants: SECONDS=3600 make powercut
 powercut: all
