@@ -31,6 +31,7 @@ struct format {
 	const char *make;
 	bool overlay;          /* over a raw file */
 	bool packed;
+	bool encrypted;        /* by create(), under a key of the suite's */
 	uint32_t cluster;      /* for create(); 0: its default */
 	uint64_t size;         /* of the disk; 0: DISK_SIZE */
 	uint64_t grows_to;     /* bytes, before or after the requests; 0: does not */

@@ -26,6 +26,8 @@ const struct format formats[] = {
 	  .states = 2 },
 	{ .name = "qcow2-overlay", .type = "qcow2", .overlay = true, .kills = true,
 	  .qemu = "qcow2", .qemu_checks = true, .states = 2 },
+	{ .name = "qcow2-encrypted", .type = "qcow2", .encrypted = true, .overlay = true,
+	  .cluster = 4096, .kills = true, .qemu = "qcow2", .qemu_checks = true },
 	{ .name = "qcow2-compressed", .type = "qcow2", .packed = true, .kills = true,
 	  .qemu = "qcow2", .qemu_checks = true, .states = 1 },
 	/* refcount blocks and L2 tables of a cluster's size: many of them */

@@ -189,17 +189,23 @@ static void expect_raw(const char *path, struct model *model, const char *who)
 
 static void ask_qemu(struct judge *judge, struct model *model)
 {
-	const char *type = judge->format->qemu, *path = judge->target->path;
-	char raw[600];
+	const char *type = judge->format->qemu, *path = judge->target->path, *dir = judge->suite->dir;
+	char raw[600], image[1600];
 
-	snprintf(raw, sizeof(raw), "%s/outside.raw", judge->suite->dir);
+	if (judge->format->encrypted)
+		snprintf(image, sizeof(image), "--object secret,id=key,file='%s/.key' --image-opts "
+			 "'driver=%s,file.filename=%s,encrypt.key-secret=key'", dir, type, path);
+	else
+		snprintf(image, sizeof(image), "-f %s '%s'", type, path);
+
+	snprintf(raw, sizeof(raw), "%s/outside.raw", dir);
 	if (judge->format->qemu_checks) {
-		int code = run("timeout 60 qemu-img check -f %s '%s' >'%s' 2>&1", type, path, raw);
+		int code = run("timeout 60 qemu-img check %s >'%s' 2>&1", image, raw);
 		if (code && code != 3) /* 3: leaks */
 			run("sed 's/^/# /' '%s'", raw);
 		require(!code || code == 3, "qemu-img check: exit code %d", code);
 	}
-	require(!run("timeout 60 qemu-img convert -f %s -O raw '%s' '%s'", type, path, raw),
+	require(!run("timeout 60 qemu-img convert -O raw %s '%s'", image, raw),
 		"qemu-img convert cannot read it");
 	expect_raw(raw, model, "qemu-img");
 	unlink(raw);

@@ -332,6 +332,7 @@ static void suite_make(struct explorer *ex)
 	suite->spec = ex->format->template;
 	suite->overlay = ex->format->overlay;
 	suite->packed = ex->format->packed;
+	suite->encrypted = ex->format->encrypted;
 	suite->cluster = ex->format->cluster;
 	snprintf(suite->dir, sizeof(suite->dir), "%s/blktap-powercut.XXXXXX", root);
 	require(mkdtemp(suite->dir), "%s: %s", suite->dir, strerror(errno));

@@ -15,6 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <blktap/format.h>
+
 #include "base/args.h"
 #include "base/log.h"
 #include "config.h"
@@ -25,7 +27,7 @@ struct options {
 	struct td_args_common common;
 	const char *engine, *align, *cluster, *seed, *rounds, *dir, *behaviour, *plugins,
 		*server, *timeout, *queues;
-	bool shuffle, overlay, packed, exact, forgets, logged, first, list;
+	bool shuffle, overlay, encrypted, packed, exact, forgets, logged, first, list;
 };
 
 static const struct td_arg rows[] = {
@@ -40,6 +42,8 @@ static const struct td_arg rows[] = {
 	  "create images over a raw backing file" },
 	{ "cluster", 'c', "BYTES", offsetof(struct options, cluster),
 	  "create images with clusters of this size" },
+	{ "encrypted", 'E', NULL, offsetof(struct options, encrypted),
+	  "create images that are encrypted (LUKS)" },
 	{ "packed", 'z', NULL, offsetof(struct options, packed),
 	  "images come from qemu-img, with compressed clusters" },
 	{ "exact", 'x', NULL, offsetof(struct options, exact),
@@ -230,6 +234,21 @@ static void need_engine(const char *engine)
 	td_loop_free(loop);
 }
 
+/* libcryptsetup opens two descriptors when it is first used, and keeps them. */
+static void need_luks(void)
+{
+	static const struct td_key key = { .data = "key", .len = 3 };
+	struct td_why why = { "" };
+	void *header;
+	size_t len;
+
+	if (td_luks_make(&key, 0, &header, &len, &why)) {
+		printf("skipped: %s\n", why.text);
+		exit(SKIPPED);
+	}
+	free(header);
+}
+
 static void run_spec(struct run *run, const char *spec)
 {
 	struct suite *suite = &run->suite;
@@ -276,6 +295,7 @@ static void run_set(struct run *run, const struct options *options)
 			.shuffle = options->shuffle,
 			.queues = min_u64(number(options->queues, 1), RIG_QUEUES),
 			.overlay = options->overlay,
+			.encrypted = options->encrypted,
 			.packed = options->packed,
 			.exact = options->exact,
 			.forgets = options->forgets,
@@ -321,6 +341,8 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	need_engine(suite->engine);
+	if (suite->encrypted)
+		need_luks();
 	if (count > 1)
 		for (int i = 2; i <= count; i++)
 			run_spec(&run, argv[i]);

@@ -33,6 +33,7 @@ struct suite {
 	const char *server;   /* a template of what serves an image; NULL: nothing does */
 	bool overlay;         /* created images get a backing image */
 	uint32_t cluster;     /* of created images; 0: the driver's choice */
+	bool encrypted;       /* created images are; the key is the file .key in dir */
 	bool packed;          /* images made by qemu-img, with compressed clusters */
 	bool exact;           /* an image has exactly the size asked for */
 	bool forgets;         /* content ends with close (RAM) */

@@ -24,6 +24,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "core/spec.h"
 #include "suite.h"
 
 static void file_make(const char *path, uint64_t size, uint32_t tag)
@@ -122,11 +123,37 @@ static void serve(struct suite *suite, uint64_t size, struct target *target)
 	}
 }
 
+#define KEY "the suite's key"
+
+/* As a file, for every open; a new image takes it at once. */
+static void encrypt(struct suite *suite, struct td_create *make, struct target *target)
+{
+	static const struct td_key key = { .data = KEY, .len = sizeof(KEY) - 1 };
+	const struct td_driver *driver = suite->driver;
+	struct td_why why = { "" };
+	struct td_spec spec;
+	char path[300];
+	void *options = calloc(1, driver->create_size + 1);
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/.key", suite->dir);
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	require(fd >= 0 && write(fd, KEY, sizeof(KEY) - 1) == sizeof(KEY) - 1, "%s: %s", path,
+		strerror(errno));
+	close(fd);
+	require(!td_spec_parse("new:image,encryption=luks,iter-time=0", &spec, &why) &&
+		!td_options_apply(driver->create_options, &spec, options, &why), "%s", why.text);
+	td_spec_free(&spec);
+	make->options = options;
+	make->key = &key;
+	snprintf(target->spec, sizeof(target->spec), ",key-file=%s", path);
+}
+
 static void create(struct suite *suite, uint64_t size, struct target *target)
 {
 	struct td_files files = { .force_align = 0 };
 	struct td_why why = { "" };
-	char backing[300];
+	char backing[300], more[sizeof(target->spec)];
 	struct td_create make = { .path = target->path, .size = size, .files = &files,
 				  .cluster = suite->cluster };
 	int err;
@@ -141,9 +168,16 @@ static void create(struct suite *suite, uint64_t size, struct target *target)
 		make.backing_format = "raw";
 	}
 	suite->made++;
+	if (suite->encrypted)
+		encrypt(suite, &make, target);
 	err = suite->driver->create(&make, &why);
 	require(!err, "create: %s (%s)", why.text, strerror(-err));
-	snprintf(target->spec, sizeof(target->spec), "%s:%s", suite->driver->name, target->path);
+	snprintf(more, sizeof(more), "%s", target->spec);
+	snprintf(target->spec, sizeof(target->spec), "%s:%s%.300s", suite->driver->name,
+		 target->path, more);
+	if (suite->encrypted)
+		td_options_free(suite->driver->create_options, (void *)make.options);
+	free((void *)make.options);
 }
 
 /* qemu-img is the only one that makes compressed clusters. (7.2 does so, and then
