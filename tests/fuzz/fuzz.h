@@ -26,7 +26,6 @@ struct fuzz_target {
 	/* Puts the n-th seed into room for FUZZ_MAX bytes; 0: there are no more. */
 	size_t (*seed)(const struct fuzz_target *target, unsigned n, uint8_t *out);
 	bool sparse; /* inputs are as in sparse.h */
-	unsigned each; /* runs of each seed that a test takes */
 	const struct fuzz_format *format; /* of an image */
 };
 
