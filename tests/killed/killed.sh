@@ -3,7 +3,7 @@
 #
 # killed.sh KIND [OPTION...]: the kill test on a fresh disk: aio, a format, or
 # FORMAT-overlay over a raw file. Options are killed's own. The environment names the
-# programs: KILLED, TAPDISK, QCOW_CREATE.
+# programs: KILLED, TAPDISK, QCOW_CREATE, TAP_IMG.
 set -eu
 kind=$1
 shift
@@ -50,6 +50,12 @@ aio)
 	base
 	mv "$work/base" "$image"
 	spec=aio:$image ;;
+qcow2-encrypted)
+	printf secret >"$work/key"
+	chmod 600 "$work/key"
+	"$TAP_IMG" create -q -f qcow2 -o "encryption=luks,iter-time=0,key-file=$work/key" \
+		"$image" "${size}M"
+	spec=qcow2:$image,key-file=$work/key ;;
 *-overlay)
 	base
 	"$QCOW_CREATE" -q -f "${kind%-overlay}" 0 "$image" "$work/base"
