@@ -11,7 +11,9 @@ import time
 
 import harness
 from harness import alive, wait_for
-from xenstore import HOST, Store, Vbd
+from xenstore import Store, Vbd
+
+STAND_IN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stand_in.py")
 
 
 @contextlib.contextmanager
@@ -225,6 +227,88 @@ def a_guest_cannot_fill_the_log():
         lines = [line for line in d.log().splitlines() if line.startswith(vbd.name)]
         assert len(lines) < 25, "\n".join(lines)
         vbd.close()
+        wait_for("its end", lambda: not d.disks())
+
+
+def ringing(d, store, extra="", domid=7):
+    """A disk whose guest is connected to it."""
+    vbd = Vbd(store, f"aio:{d.folder}/img{domid}{extra}", domid)
+    vbd.wait_state(2)
+    vbd.ring()
+    vbd.wait_state(4)
+    vbd.guest({"state": 4})
+    return vbd
+
+
+def a_guest_connects_and_comes_back():
+    with host(STAND_IN) as (d, store):
+        vbd = ringing(d, store)
+        info = d.ctl("info", vbd.name, "--json").json()["xen"]
+        assert info["ring-refs"] == [8] and info["event-channel"] == 5, info
+        pid = pid_of(d, vbd.name)
+        vbd.guest({"state": 5})  # as a boot loader, before the kernel it has loaded
+        vbd.wait_state(5)
+        vbd.guest({"state": 6})
+        vbd.wait_state(6)
+        vbd.guest({"state": 1})
+        vbd.wait_state(2)
+        vbd.ring(ring_ref=9)
+        vbd.wait_state(4)
+        assert d.ctl("info", vbd.name, "--json").json()["xen"]["ring-refs"] == [9]
+        assert pid_of(d, vbd.name) == pid
+        vbd.close()
+        wait_for("its end", lambda: not d.disks())
+
+
+def nobody_replaces_a_disk_under_a_connected_guest():
+    with host(STAND_IN) as (d, store):
+        vbd = ringing(d, store)
+        pid = pid_of(d, vbd.name)
+        d.kill()
+        vbd.set(params="aio:/another")
+        d.start()
+        assert pid_of(d, vbd.name) == pid and vbd.get("state") == "4"
+        vbd.close()  # and it is still looked after
+        wait_for("its end", lambda: not d.disks())
+
+
+def a_connected_disk_is_taken_away_by_force():
+    with host(STAND_IN) as (d, store):
+        vbd, other = ringing(d, store), ringing(d, store, domid=8)
+        pid = pid_of(d, other.name)
+        assert d.ctl("detach", vbd.name, "--force").status == 0
+        vbd.close()
+        assert pid_of(d, other.name) == pid and other.get("state") == "4"
+        other.close()
+        wait_for("its end", lambda: not d.disks())
+
+
+def a_tapdisk_that_dies_while_it_is_asked_leaves_nothing():
+    with host(STAND_IN) as (d, store):
+        connecting = Vbd(store, f"aio:{d.folder}/img,hang=xen-connect")
+        connecting.wait_state(2)
+        connecting.ring()
+        leaving = ringing(d, store, ",hang=xen-disconnect", 8)
+        other = ringing(d, store, domid=9)
+        leaving.set(online=0, state=5)
+        leaving.guest({"state": 6})
+        for line in (f"{connecting.name}: is asked to xen-connect",
+                     f"{leaving.name}: is asked to xen-disconnect"):
+            wait_for(line, lambda line=line: line in d.log())
+        for vbd in (connecting, leaving):
+            os.kill(pid_of(d, vbd.name), signal.SIGKILL)
+        leaving.wait_state(6)
+        wait_for("their end", lambda: not d.disk(leaving.name) and
+                 d.disk(connecting.name)["state"] == "dead")
+        connecting.close()
+        leaving.remove()
+        wait_for("their end", lambda: len(d.disks()) == 1)
+        # whatever it still waits for: it lives, and serves
+        for vbd in (connecting, leaving):
+            vbd.create("aio:/x")
+            vbd.wait_state(2)
+            vbd.close()
+        other.close()
         wait_for("its end", lambda: not d.disks())
 
 
