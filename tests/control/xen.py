@@ -267,7 +267,9 @@ def nobody_replaces_a_disk_under_a_connected_guest():
         d.kill()
         vbd.set(params="aio:/another")
         d.start()
-        assert pid_of(d, vbd.name) == pid and vbd.get("state") == "4"
+        row = d.disk(vbd.name)
+        assert row["pid"] == pid and row["state"] == "serving", row
+        assert vbd.get("state") == "4"
         vbd.close()  # and it is still looked after
         wait_for("its end", lambda: not d.disks())
 
