@@ -99,10 +99,12 @@ const struct format formats[] = {
 	{ .name = "vhd-rebases", .type = "vhd", .cluster = 4096, .overlay = true, .kills = true,
 	  .rebases = true },
 	/* qemu-img knows no parents. A raw one is our own idea */
-	{ .name = "vhdx", .type = "vhdx", .cluster = 1 * MiB, .kills = true, .qemu = "vhdx",
-	  .qemu_checks = true, .states = 1 },
 	{ .name = "vhdx-overlay", .type = "vhdx", .overlay = true, .cluster = 1 * MiB,
 	  .kills = true, .states = 1 },
+	{ .name = "vhdx-grows", .type = "vhdx", .cluster = 1 * MiB, .kills = true,
+	  .grows_to = 4 * MiB, .qemu = "vhdx", .qemu_checks = true, .states = 1 },
+	{ .name = "vhdx-rebases", .type = "vhdx", .overlay = true, .cluster = 1 * MiB,
+	  .kills = true, .rebases = true, .states = 1 },
 	/* qemu-img's check takes places without an owner for faults. It reads blocks of
 	 * 1 MiB only. */
 	{ .name = "vdi", .type = "vdi", .kills = true, .qemu = "vdi", .states = 1 },

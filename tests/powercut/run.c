@@ -105,7 +105,7 @@ static void grow(struct run *run, struct rig *rig)
 	bool shuffle = rig->hook.shuffle;
 	struct td_why why = { "" };
 
-	rig->hook.shuffle = false;
+	hook_calm(&rig->hook);
 	require(!td_disk_settle(rig->disk), "a flush failed");
 	log_resize(run->log, run->format->grows_to);
 	int err = top->driver->resize(top, run->format->grows_to, &why);
@@ -131,7 +131,8 @@ static void rebase(const struct run *run, struct rig *rig, struct rnd *rnd)
 			strcat(dots, "./");
 	snprintf(other, sizeof(other), "%.*s%sanother-base%s", (int)(name - path), path, dots, number);
 	require(!link(base, other) || errno == EEXIST, "%s: %s", other, strerror(errno));
-	rig->hook.shuffle = false;
+	hook_calm(&rig->hook);
+	require(!td_disk_settle(rig->disk), "a flush failed");
 	int err = top->driver->set_backing(top, other, "raw", &why);
 	rig->hook.shuffle = shuffle;
 	require(!err, "rebase: %s (%s)", why.text, strerror(-err));
@@ -146,7 +147,7 @@ static void snapshot(struct rig *rig, enum td_snapshot_op op, const char *name)
 	bool shuffle = rig->hook.shuffle;
 	struct td_why why = { "" };
 
-	rig->hook.shuffle = false;
+	hook_calm(&rig->hook);
 	require(!td_disk_settle(rig->disk), "a flush failed");
 	int err = top->driver->snapshot(top, &ask, &why);
 	rig->hook.shuffle = shuffle;

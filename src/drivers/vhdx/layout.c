@@ -188,23 +188,31 @@ static int region_take(struct reading *r, const struct vhdx_region *region)
 	return region_check(r, region, span);
 }
 
+int vhdx_regions_read(struct vhdx_reader *reader, struct vhdx_regions *out)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		int err = vhdx_read(reader, out, sizeof(*out), VHDX_REGIONS_AT + i * VHDX_TABLE);
+
+		if (err)
+			return err;
+		if (!memcmp(out->signature, "regi", 4) &&
+		    from_le32(out->checksum) == sum_of(out, sizeof(*out)) &&
+		    from_le32(out->count) <= VHDX_ENTRIES_MAX)
+			return 0;
+	}
+	return -EBADMSG;
+}
+
 static int regions_read(struct reading *r)
 {
 	struct vhdx_layout *layout = r->layout;
 	AUTO_FREE struct vhdx_regions *regions = malloc(sizeof(*regions));
-	int err = regions ? 0 : -ENOMEM;
-	bool sound = false;
+	int err = regions ? vhdx_regions_read(r->reader, regions) : -ENOMEM;
 
-	for (unsigned i = 0; i < 2 && !err && !sound; i++) {
-		err = vhdx_read(r->reader, regions, sizeof(*regions), VHDX_REGIONS_AT + i * VHDX_TABLE);
-		sound = !err && !memcmp(regions->signature, "regi", 4) &&
-			from_le32(regions->checksum) == sum_of(regions, sizeof(*regions)) &&
-			from_le32(regions->count) <= VHDX_ENTRIES_MAX;
-	}
+	if (err == -EBADMSG)
+		return td_fail(r->why, -EINVAL, "%s: both of its region tables are damaged", r->path);
 	if (err)
 		return td_fail(r->why, err, "%s: cannot read its region table", r->path);
-	if (!sound)
-		return td_fail(r->why, -EINVAL, "%s: both of its region tables are damaged", r->path);
 	for (unsigned i = 0; i < from_le32(regions->count) && !err; i++)
 		err = region_take(r, &regions->region[i]);
 	if (err)
@@ -258,6 +266,11 @@ static int item_take(struct reading *r, const struct vhdx_item *item, struct val
 		    len > r->layout->metadata.len - at))
 		return td_fail(r->why, -EINVAL, "%s: an item of its metadata, %u bytes at %u, does not "
 			       "lie in it", r->path, len, at);
+	if (vhdx_guid_is(&item->guid, &vhdx_guid_size))
+		r->layout->size_at = r->layout->metadata.at + at;
+	if (vhdx_guid_is(&item->guid, &vhdx_guid_parameters))
+		r->layout->flags_at = r->layout->metadata.at + at +
+				      offsetof(struct vhdx_parameters, flags);
 	for (unsigned i = 0; i < ARRAY_SIZE(known) && !(flags & VHDX_ITEM_USER); i++)
 		if (vhdx_guid_is(&item->guid, known[i].guid))
 			return item_read(r, item, known[i].value, known[i].len, &values->has[i]);

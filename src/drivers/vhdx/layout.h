@@ -164,6 +164,7 @@ struct vhdx_layout {
 	uint64_t blocks, chunks, entries;
 	struct vhdx_guid disk;
 	struct vhdx_span locator;
+	uint64_t size_at, flags_at; /* in the file */
 };
 
 struct vhdx_reader; /* reads the file with its log replayed */
@@ -172,6 +173,8 @@ struct vhdx_reader; /* reads the file with its log replayed */
 int vhdx_headers_read(struct td_file *file, struct vhdx_layout *out, struct td_why *why);
 /* The rest: what they return can be relied on. */
 int vhdx_tables_read(struct vhdx_reader *reader, struct vhdx_layout *out, struct td_why *why);
+/* The region table that counts. */
+int vhdx_regions_read(struct vhdx_reader *reader, struct vhdx_regions *out);
 bool vhdx_looks_like(struct td_file *file);
 
 void vhdx_header_seal(struct vhdx_header *header);

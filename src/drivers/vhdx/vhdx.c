@@ -52,24 +52,38 @@ static int mark_run(struct td_work *work)
 }
 
 /* From now on survivor memory has the header that says that the log is empty. */
-static void mark_done(struct td_work *work, int err)
+static void is_marked(struct vhdx *vhdx)
 {
-	struct vhdx *vhdx = container_of(work, struct vhdx, work);
 	struct vhdx_layout *layout = &vhdx->layout;
-	struct td_parks waiting = vhdx->waiting;
 	unsigned other = !layout->current;
 	struct vhdx_header next = layout->header[layout->current];
 
+	next.sequence = to_le64(from_le64(next.sequence) + 1);
+	next.log = vhdx_guid_none;
+	vhdx_header_seal(&next);
+	td_cache_last(vhdx->cache, (other + 1) * VHDX_HEADERS_AT, &layout->header[other], &next);
+	vhdx->marked = true;
+}
+
+static void mark_done(struct td_work *work, int err)
+{
+	struct vhdx *vhdx = container_of(work, struct vhdx, work);
+	struct td_parks waiting = vhdx->waiting;
+
 	vhdx->waiting = (struct td_parks){ 0 };
 	vhdx->marking = false;
-	vhdx->marked = !err;
-	if (!err) {
-		next.sequence = to_le64(from_le64(next.sequence) + 1);
-		next.log = vhdx_guid_none;
-		vhdx_header_seal(&next);
-		td_cache_last(vhdx->cache, (other + 1) * VHDX_HEADERS_AT, &layout->header[other], &next);
-	}
+	if (!err)
+		is_marked(vhdx);
 	td_parks_go(&waiting, err);
+}
+
+int vhdx_mark_now(struct vhdx *vhdx)
+{
+	int err = vhdx->marked ? 0 : vhdx_log_open(vhdx->log, &vhdx->layout, true);
+
+	if (!err && !vhdx->marked)
+		is_marked(vhdx);
+	return err;
 }
 
 struct waiting {
@@ -116,6 +130,17 @@ static void vhdx_submit(struct td_queue *queue, struct td_image *img, struct td_
 
 /* ---- open --------------------------------------------------------------------- */
 
+int vhdx_read_file(struct vhdx *vhdx, struct td_why *why)
+{
+	int err;
+
+	memset(&vhdx->layout, 0, sizeof(vhdx->layout));
+	err = vhdx_headers_read(vhdx->file, &vhdx->layout, why);
+	if (!err)
+		err = vhdx_replay(vhdx->file, vhdx->img->read_only, &vhdx->layout, &vhdx->reader, why);
+	return err ? err : vhdx_tables_read(&vhdx->reader, &vhdx->layout, why);
+}
+
 static int open_file(struct vhdx *vhdx, struct td_why *why)
 {
 	struct td_image *img = vhdx->img;
@@ -126,11 +151,7 @@ static int open_file(struct vhdx *vhdx, struct td_why *why)
 		err = td_fail(why, -ENOTSUP, "%s: writing a VHDX inside a block device is not supported: "
 			      "what lies past its end is not known to be zeroes", img->target);
 	if (!err)
-		err = vhdx_headers_read(vhdx->file, &vhdx->layout, why);
-	if (!err)
-		err = vhdx_replay(vhdx->file, img->read_only, &vhdx->layout, &vhdx->reader, why);
-	if (!err)
-		err = vhdx_tables_read(&vhdx->reader, &vhdx->layout, why);
+		err = vhdx_read_file(vhdx, why);
 	if (!err && img->read_only)
 		err = vhdx_log_spares_data(vhdx, why);
 	return err;
@@ -145,7 +166,7 @@ static int open_for_writing(struct vhdx *vhdx, uint64_t *end, struct td_why *why
 	return vhdx_prepare(vhdx, end, why);
 }
 
-static int open_map(struct vhdx *vhdx, struct td_why *why)
+int vhdx_open_map(struct vhdx *vhdx, struct td_why *why)
 {
 	const struct vhdx_layout *layout = &vhdx->layout;
 	struct td_cache_config cache = { .page = VHDX_PAGE, .size = vhdx->cache_size,
@@ -168,14 +189,24 @@ static int open_map(struct vhdx *vhdx, struct td_why *why)
 	return td_map_new(vhdx->img, &config, &vhdx->map, why);
 }
 
-static void vhdx_close(struct td_image *img)
+void vhdx_close_map(struct vhdx *vhdx)
 {
-	struct vhdx *vhdx = img->state;
-
 	td_map_free(vhdx->map);
 	td_cache_free(vhdx->cache);
 	td_space_free(vhdx->space);
 	vhdx_log_free(vhdx->log);
+	vhdx->map = NULL;
+	vhdx->cache = NULL;
+	vhdx->space = NULL;
+	vhdx->log = NULL;
+	vhdx->marked = false;
+}
+
+static void vhdx_close(struct td_image *img)
+{
+	struct vhdx *vhdx = img->state;
+
+	vhdx_close_map(vhdx);
 	vhdx_reader_free(&vhdx->reader);
 	td_file_close(vhdx->file);
 	free(vhdx->parent);
@@ -191,7 +222,7 @@ static int vhdx_open(struct td_image *img, struct td_why *why)
 	if (!err)
 		err = vhdx_parent_open(vhdx, why);
 	if (!err)
-		err = open_map(vhdx, why);
+		err = vhdx_open_map(vhdx, why);
 	if (err) {
 		vhdx_close(img);
 		return err;
@@ -271,4 +302,6 @@ const struct td_driver vhdx_driver = {
 	.create_options = vhdx_create_options,
 	.create_size = sizeof(struct vhdx_create_options),
 	.measure = vhdx_measure,
+	.resize = vhdx_resize,
+	.set_backing = vhdx_set_backing,
 };

@@ -7,6 +7,7 @@
  *   replay.c  the log as it was found  log.c     the log as it is written
  *   parent.c  where the image below is, and how its name is kept
  *   scan.c    all blocks together: what check and open need to know
+ *   change.c  another size, another parent
  *   create.c
  */
 #ifndef VHDX_H
@@ -63,6 +64,19 @@ int vhdx_prepare(struct vhdx *vhdx, uint64_t *end, struct td_why *why);
 /* Refuses an image that is read with a log that is not replayed, if that changes data. */
 int vhdx_log_spares_data(struct vhdx *vhdx, struct td_why *why);
 int vhdx_check(struct td_image *img, struct td_check *check, struct td_why *why);
+
+/* vhdx.c */
+/* What the file says: all of vhdx->layout. Its log is replayed. */
+int vhdx_read_file(struct vhdx *vhdx, struct td_why *why);
+int vhdx_open_map(struct vhdx *vhdx, struct td_why *why);
+void vhdx_close_map(struct vhdx *vhdx);
+/* Blocking: the headers say that there will be changes. */
+int vhdx_mark_now(struct vhdx *vhdx);
+
+/* change.c: see struct td_driver */
+int vhdx_resize(struct td_image *img, uint64_t size, struct td_why *why);
+int vhdx_set_backing(struct td_image *img, const char *backing, const char *format,
+		     struct td_why *why);
 
 /* create.c */
 struct vhdx_create_options {

@@ -70,8 +70,11 @@ static int name_it(struct rebase *rebase)
 	AUTO_FREE char *full = below->text ? realpath(name_path(below), NULL) : NULL;
 	const char *path = full ? full : below->text ? name_path(below) : NULL;
 	struct td_why why = { "" };
-	int err = img_driver(&rebase->img)->set_backing(td_disk_top(rebase->img.disk), path,
-		path ? name_of_driver(below->driver) : NULL, &why);
+	int err = td_disk_settle(rebase->img.disk); /* it must be at rest */
+
+	if (!err)
+		err = img_driver(&rebase->img)->set_backing(td_disk_top(rebase->img.disk), path,
+			path ? name_of_driver(below->driver) : NULL, &why);
 
 	if (err)
 		tool_say(rebase->run->tool, "%s", why.text[0] ? why.text : strerror(-err));
