@@ -108,9 +108,12 @@ static void lru_add(struct td_cache *cache, struct cache_slot *slot)
 }
 
 /* Half of the pages are clean, or being loaded; one that is among the last eighth need
- * not be moved: whoever has just got it keeps it. */
+ * not be moved: whoever has just got it keeps it. Nor need any while there are pages that
+ * have never been used: of a writable image these may be refused. */
 static bool is_recent(const struct td_cache *cache, const struct cache_slot *slot)
 {
+	if (!cache->survivor && cache->fresh + CACHE_NEAR < cache->count)
+		return true;
 	return cache->moves - slot->moved < cache->fresh / 8;
 }
 
