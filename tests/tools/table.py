@@ -81,6 +81,7 @@ class Row:
 
     def read(self, yes):
         self.make("one")
+        tap_img("info", self.spec)
         tap_img("convert", "--force", "-O", "raw", self.spec, "out")
         same(self.spec, "one")
         assert open("out", "rb").read(SIZE) == open("one", "rb").read(), "other content"

@@ -160,7 +160,7 @@ static bool compose(struct editing *e)
 	if (e->len > VMDK_SECTOR || rest - e->old > (long)VMDK_SECTOR)
 		return false;
 	fill(e, at);
-	while (*rest && (is_filler(rest) || !strncmp(rest, DATA_BASE + 1, strlen(DATA_BASE) - 2) ||
+	while (*rest && (is_filler(rest) || !strncmp(rest, &DATA_BASE[1], strlen(DATA_BASE) - 2) ||
 			 !strncmp(rest, "#DDB", 4)))
 		rest = line_end(rest);
 	add_text(e, "DDB\n\n");
