@@ -537,6 +537,9 @@ struct td_driver {
 	/* LIST: of an image open for reading too. */
 	int  (*snapshot)(struct td_image *img, const struct td_snapshots *ask,
 			 struct td_why *why);
+	/* Removes the files that create(), which succeeded, made beside make->path, for
+	 * images of several. */
+	void (*unmake)(const struct td_create *make);
 };
 
 /* A plug-in is NAME.so in the plug-in folder with one such line:

@@ -345,6 +345,13 @@ int make_finish(struct tool_run *run, struct make *make)
 
 void make_drop(struct make *make)
 {
+	const struct td_driver *driver = make->name.driver;
+	struct td_create create = make->create;
+
+	create.name = make->create.path;
+	create.path = make->temp;
+	if (make->temp && driver->unmake)
+		driver->unmake(&create);
 	if (make->temp)
 		unlink(make->temp);
 	free(take(make->temp));

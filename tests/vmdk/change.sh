@@ -148,6 +148,26 @@ leaks() {
 	done
 }
 
+# What fails leaves nothing, under no name.
+failures() {
+	local kind
+	for kind in monolithicFlat twoGbMaxExtentSparse monolithicSparse streamOptimized; do
+		clean
+		head -c 3M /dev/urandom >raw
+		# a source that cannot be read to its end
+		must qemu-img convert -f raw -O qcow2 raw bad.qcow2
+		truncate -s 1M bad.qcow2
+		"$TAP_IMG" convert -q -f qcow2 -O vmdk -o subformat=$kind bad.qcow2 disk.vmdk 2>out.txt &&
+			fail "$kind: it was converted"
+		[ -z "$(find . -name '*disk*')" ] || fail "$kind: left $(find . -name '*disk*')"
+	done
+	# what was there before is not ours to remove
+	echo something >disk-flat.vmdk
+	"$TAP_IMG" convert -q -f raw -O vmdk -o subformat=monolithicFlat raw disk.vmdk 2>out.txt &&
+		fail "an extent was overwritten"
+	[ "$(cat disk-flat.vmdk)" = something ] || fail "a file that was there has changed"
+}
+
 seed=${RANDOM_SEED:-$((RANDOM * 32768 + RANDOM))}
 echo "seed=$seed"
 "$1"

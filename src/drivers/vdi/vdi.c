@@ -290,5 +290,6 @@ const struct td_driver vdi_driver = {
 	.create_options = vdi_create_options,
 	.create_size = sizeof(struct vdi_create_options),
 	.measure = vdi_measure,
+	.repairs = TD_REPAIR_LEAKS, /* when it is opened for writing */
 	.resize = vdi_resize,
 };

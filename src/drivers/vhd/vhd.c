@@ -231,6 +231,7 @@ const struct td_driver vhd_driver = {
 	.create_options = vhd_create_options,
 	.create_size = sizeof(struct vhd_create_options),
 	.measure = vhd_measure,
+	.repairs = TD_REPAIR_LEAKS, /* when it is opened for writing */
 	.resize = vhd_resize,
 	.set_backing = vhd_set_backing,
 };

@@ -467,6 +467,21 @@ int vmdk_create(const struct td_create *make, struct td_why *why)
 	return err;
 }
 
+void vmdk_unmake(const struct td_create *make)
+{
+	struct plan *plan = calloc(1, sizeof(*plan));
+
+	if (!plan)
+		return;
+	plan->make = make;
+	plan->name = make->name ? make->name : make->path;
+	if (!plan_subformat(plan, NULL) && !plan_numbers(plan, NULL) && !plan->sub->embedded) {
+		plan->made = extents(plan);
+		extents_unmake(plan);
+	}
+	free(plan);
+}
+
 int vmdk_measure(const struct td_create *make, struct td_measure *out, struct td_why *why)
 {
 	struct plan *plan = calloc(1, sizeof(*plan));

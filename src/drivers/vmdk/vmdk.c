@@ -299,4 +299,5 @@ const struct td_driver vmdk_driver = {
 	.measure = vmdk_measure,
 	.resize = vmdk_resize,
 	.set_backing = vmdk_set_backing,
+	.unmake = vmdk_unmake,
 };

@@ -139,6 +139,7 @@ struct vmdk_create_options {
 	bool zeroed_grain;
 };
 int vmdk_create(const struct td_create *make, struct td_why *why);
+void vmdk_unmake(const struct td_create *make);
 /* The CID that an image at path is to expect of its parent. */
 int vmdk_parent_cid(struct td_files *files, const char *path, const char *backing,
 		    const char *format, uint32_t *cid, struct td_why *why);
