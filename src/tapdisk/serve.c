@@ -38,6 +38,7 @@ struct td_serve {
 	struct td_xen *xen; /* NULL: no ring */
 	bool xen_closing;
 	struct td_xen_params xen_params;
+	struct td_ratelimit xen_noise;
 	struct teller xen_closed;
 	struct teller ended; /* set once all is to end */
 	struct td_defer check;
@@ -175,17 +176,14 @@ const struct td_xen_params *td_serve_xen_params(const struct td_serve *serve)
 int td_serve_xen(struct td_serve *serve, const struct td_xen_params *params,
 		 struct td_why *why)
 {
-	int err;
-
 	if (serve->ending)
 		return td_fail(why, -ESHUTDOWN, "the disk is being closed");
 	if (serve->xen)
 		return td_fail(why, -EBUSY, "the disk has a ring already, of domain %u",
 			       serve->xen_params.domid);
-	err = td_xen_connect(serve->disk, params, &serve->xen, why);
-	if (!err)
-		serve->xen_params = *params;
-	return err;
+	serve->xen_params = *params;
+	serve->xen_params.noise = &serve->xen_noise;
+	return td_xen_connect(serve->disk, &serve->xen_params, &serve->xen, why);
 }
 
 static void xen_closed(void *arg)

@@ -45,6 +45,7 @@ struct bench {
 	                           w, f, s as they begin, W, F, S as they end */
 	unsigned events;
 	bool broken, closed;
+	struct td_ratelimit noise;
 	uint32_t next_page;
 };
 
@@ -118,6 +119,7 @@ static void bench_open(struct bench *b, const struct setup *setup)
 		.domid = 7, .devid = 51712, .ring_order = setup->order,
 		.protocol = setup->is32 ? TD_XEN_X86_32 : TD_XEN_X86_64,
 		.data = setup->data, .broken = on_broken, .arg = b,
+		.noise = &b->noise,
 	};
 	struct td_why why = { "" };
 
@@ -557,9 +559,12 @@ static void a_broken_ring_is_served_no_longer(void **state)
 	assert_int_equal(ask(&b, req), 0);
 	*front_index(&b.front, 0) = b.front.req_prod + 40;
 	sim_kick(&b.sim);
+	td_log_level(LOG_ERR);
 	for (int i = 0; i < 10; i++)
 		td_loop_turn(b.loop, 10);
+	td_log_level(LOG_CRIT);
 	assert_true(b.broken);
+	assert_int_equal(b.noise.count, 1); /* told, and counted beyond this connection */
 	td_xen_stats(b.xen, &stats);
 	assert_true(stats.broken);
 	/* Put right again, it stays dead. */

@@ -21,7 +21,7 @@
 
 static void complain(struct td_xen *xen, const char *what, const struct slot *slot)
 {
-	td_log_limited(&xen->complaints, td_disk_name(xen->disk), LOG_WARNING,
+	td_log_limited(xen->params.noise, td_disk_name(xen->disk), LOG_WARNING,
 		       "domain %u, device %u: request %#" PRIx64 " (operation %u): %s",
 		       xen->params.domid, xen->params.devid, slot->head.id,
 		       slot->head.code, what);

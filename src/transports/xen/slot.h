@@ -9,7 +9,6 @@
 #include <blktap/driver.h>
 
 #include "base/list.h"
-#include "base/log.h"
 #include "core/queue.h"
 #include "io/loop.h"
 #include "transports/xen/guest.h"
@@ -70,7 +69,6 @@ struct td_xen {
 	void (*closed)(void *arg);
 	void *closed_arg;
 	struct td_xen_stats stats;
-	struct td_ratelimit complaints;
 };
 
 /* Sends a request that was taken on its way. A barrier only becomes xen->barrier. */

@@ -54,9 +54,9 @@ static void ring_broken(struct td_xen *xen)
 {
 	xen->stats.broken = true;
 	xen->awake = false;
-	td_log(td_disk_name(xen->disk), LOG_ERR,
-	       "domain %u, device %u: the guest claims more requests than its ring holds; "
-	       "it is served no longer", xen->params.domid, xen->params.devid);
+	td_log_limited(xen->params.noise, td_disk_name(xen->disk), LOG_ERR,
+		       "domain %u, device %u: the guest claims more requests than its ring "
+		       "holds; it is served no longer", xen->params.domid, xen->params.devid);
 	if (xen->params.broken)
 		xen->params.broken(xen->params.arg);
 }

@@ -10,6 +10,8 @@
 
 #include <blktap/driver.h>
 
+#include "base/log.h"
+
 struct td_disk;
 struct td_xen;
 
@@ -42,6 +44,9 @@ struct td_xen_params {
 	 * served no longer, and is to be disconnected. May be NULL. */
 	void (*broken)(void *arg);
 	void *arg;
+	/* Of lines that the guest causes. It outlives the connection: a guest may come
+	 * back any number of times. */
+	struct td_ratelimit *noise;
 };
 
 struct td_xen_stats {
