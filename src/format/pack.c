@@ -53,6 +53,7 @@ static void written(struct td_req *kid)
 	int err = kid->err;
 
 	td_cache_data(piece->map->config.cache);
+	buffer_put(piece);
 	piece->park.go = map_it;
 	td_end(kid, 0);
 	map_it(&piece->park, err);
@@ -64,12 +65,6 @@ static void place(struct td_park *park, int err)
 	struct td_map *map = piece->map;
 	struct td_req *kid = piece->spare;
 
-	if (!err && !kid)
-		kid = piece->spare = td_child(piece->req);
-	if (!err && !kid) {
-		td_wait(piece->req, piece_retry);
-		return;
-	}
 	if (!err)
 		err = td_cache_room(map->config.cache, park);
 	if (!err)
@@ -132,6 +127,12 @@ static void pack(struct td_park *park, int err)
 	struct td_map *map = piece->map;
 	struct td_req *req = piece->req;
 
+	/* readers have a child and wait for a buffer: who has one must not wait for a
+	 * child, nor for drops, which wait for readers */
+	if (!piece->spare && !(piece->spare = td_child(req))) {
+		td_wait(req, piece_retry);
+		return;
+	}
 	if (!piece->buffer && !buffer_get(piece))
 		return; /* called again when there is one */
 	td_req_get(req, 0, piece->buffer->data, req->len);
