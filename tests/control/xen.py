@@ -260,6 +260,29 @@ def a_guest_connects_and_comes_back():
         wait_for("its end", lambda: not d.disks())
 
 
+def a_tapdisk_that_answers_late_is_taken_over_late():
+    with host() as (d, store):
+        vbd = Vbd(store, "aio:" + d.image("img"))
+        vbd.wait_state(2)
+        pid, other = pid_of(d, vbd.name), d.attach("aio:" + d.image("other"))
+        d.kill()
+        vbd.remove()
+        vbd.create("aio:" + d.folder + "/img")
+        os.kill(pid, signal.SIGSTOP)
+        os.kill(other["pid"], signal.SIGSTOP)
+        d.start()  # waits for it for a while, then goes on
+        row = d.disk(vbd.name)
+        assert row["state"] == "starting" and row["user"] == "domain 7", row
+        assert vbd.get("state") == "1"  # nothing is offered that is not known
+        assert d.ctl("detach", other["name"], "--force").status == 0
+        os.unlink(other["path"])
+        os.kill(pid, signal.SIGCONT)
+        vbd.wait_state(2)
+        assert pid_of(d, vbd.name) == pid and vbd.get("sectors") == "16384"
+        vbd.close()
+        wait_for("its end", lambda: not d.disks())
+
+
 def nobody_replaces_a_disk_under_a_connected_guest():
     with host(STAND_IN) as (d, store):
         vbd = ringing(d, store)
