@@ -68,6 +68,7 @@ def wait_for(what, condition, seconds=10):
 class Tapdisk:
     """with Tapdisk(size) as disk: ... It must end cleanly when told to."""
     binary = None
+    queues = os.environ.get("QUEUES", "") and ",queues=" + os.environ["QUEUES"]
 
     def __init__(self, size=64 * MiB, *options, address=None, image=None, spec=None):
         self.folder = tempfile.mkdtemp(prefix="tapdisk-nbd-")
@@ -82,7 +83,7 @@ class Tapdisk:
         self.log = os.path.join(self.folder, "log")
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                [self.binary, "--disk", spec or "aio:" + self.image,
+                [self.binary, "--disk", spec or "aio:" + self.image + self.queues,
                  "--nbd", self.address, *options], stderr=log)
 
     def ready(self):

@@ -151,5 +151,26 @@ def ending_leaves_who_does_not_read():
         assert "does not take its last replies" in disk.said()
 
 
+@test
+def connections_spread_over_queues():
+    """With QUEUES=3 six connections are served by three threads, and see one disk."""
+    with Tapdisk(64 * MiB) as disk:
+        peers = [Peer(disk).go() for _ in range(6)]
+        for round in range(50):
+            for i, peer in enumerate(peers):
+                peer.send(WRITE, i * MiB + round * 4096, 4096, 0, pattern(4096, i + round))
+            for peer in peers:
+                assert not peer.answer()[1]
+        for i in range(6):
+            for round in range(50):
+                assert peers[i - 1].read(i * MiB + round * 4096, 4096) == \
+                    pattern(4096, i + round)
+        turns = []
+        for task in os.listdir("/proc/%d/task" % disk.process.pid):
+            with open("/proc/%d/task/%s/schedstat" % (disk.process.pid, task)) as f:
+                turns.append(int(f.read().split()[2]))
+        assert sum(turn > 10 for turn in turns) >= (3 if disk.queues else 1), turns
+
+
 if __name__ == "__main__":
     main()

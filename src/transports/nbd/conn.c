@@ -48,9 +48,11 @@ static void conn_rearm(struct nbd_conn *conn)
 	if (want == conn->watched)
 		return;
 	conn->watched = want;
-	if (td_watch_change(conn->nbd->loop, &conn->watch, want) < 0)
+	if (td_watch_change(conn->lane->loop, &conn->watch, want) < 0)
 		nbd_conn_drop(conn, "cannot be watched");
 }
+
+static void conn_run(struct nbd_conn *conn);
 
 /* ---- the end ----------------------------------------------------------- */
 
@@ -71,6 +73,7 @@ static void replies_forget(struct nbd_conn *conn)
 void nbd_conn_drop(struct nbd_conn *conn, const char *why)
 {
 	struct td_nbd *nbd = conn->nbd;
+	struct td_loop *loop = conn->lane->loop;
 
 	if (conn->state == NBD_CONN_GONE)
 		return;
@@ -83,12 +86,12 @@ void nbd_conn_drop(struct nbd_conn *conn, const char *why)
 		nbd->gone_count++;
 	conn->state = NBD_CONN_GONE;
 	td_timer_cancel(&conn->timer);
-	td_watch_stop(nbd->loop, &conn->watch);
+	td_watch_stop(loop, &conn->watch);
 	close(conn->watch.fd);
 	conn->watch.fd = -1;
 	list_del(&conn->send_link);
 	replies_forget(conn);
-	td_loop_defer(nbd->loop, &conn->later);
+	td_loop_defer(loop, &conn->later);
 }
 
 static void drain_check(struct nbd_conn *conn)
@@ -112,7 +115,7 @@ static void drain_moved(struct nbd_conn *conn)
 	uint64_t now = td_now_ms();
 	uint64_t left = conn->last_ms > now ? conn->last_ms - now : 0;
 
-	td_timer_arm(conn->nbd->loop, &conn->timer, min_u64(left, STUCK_MS));
+	td_timer_arm(conn->lane->loop, &conn->timer, min_u64(left, STUCK_MS));
 }
 
 void nbd_conn_drain(struct nbd_conn *conn)
@@ -216,20 +219,13 @@ void nbd_conn_send(struct nbd_conn *conn)
 
 /* ---- negotiating ------------------------------------------------------- */
 
-static void serve_start(struct nbd_conn *conn)
+static void agreed(struct nbd_conn *conn)
 {
-	struct td_nbd *nbd = conn->nbd;
-	int err = td_pool_new(nbd->disk, NBD_REQUESTS, sizeof(struct nbd_slot),
-			      nbd_serve_done, &conn->pool);
-
-	if (err) {
-		nbd_conn_drop(conn, "no memory for its requests");
-		return;
-	}
 	td_timer_cancel(&conn->timer);
-	nbd->hello_count--;
-	nbd->serve_count++;
-	conn->state = NBD_CONN_SERVE;
+	conn->nbd->hello_count--;
+	conn->nbd->serve_count++;
+	conn->served = true;
+	conn->state = NBD_CONN_AGREED;
 }
 
 /* Sends hello.out, then acts on what the negotiation came to. */
@@ -254,7 +250,7 @@ static void hello_send(struct nbd_conn *conn)
 	case NBD_HELLO_MORE:
 		break;
 	case NBD_HELLO_SERVE:
-		serve_start(conn);
+		agreed(conn);
 		break;
 	case NBD_HELLO_END:
 		nbd_conn_drop(conn, NULL);
@@ -332,11 +328,53 @@ static void receive(struct nbd_conn *conn)
 	conn->tail += len;
 }
 
+/* On its lane's thread. */
+static void serve_start(struct nbd_conn *conn)
+{
+	conn->state = NBD_CONN_SERVE;
+	if (td_pool_new_on(conn->lane->queue, NBD_REQUESTS, sizeof(struct nbd_slot),
+			   nbd_serve_done, &conn->pool))
+		nbd_conn_drop(conn, "no memory for its requests");
+}
+
+static void arrived(struct td_post *post)
+{
+	struct nbd_conn *conn = container_of(post, struct nbd_conn, post);
+
+	list_add(&conn->lane->conns, &conn->link);
+	conn->watched = EPOLLIN;
+	if (td_watch_start(conn->lane->loop, &conn->watch, conn->watch.fd, EPOLLIN) < 0)
+		nbd_conn_drop(conn, "cannot be watched");
+	else
+		serve_start(conn);
+	conn_run(conn);
+}
+
+/* To the lane that is to serve it; true: that is another one, and it is gone. */
+static bool moved(struct nbd_conn *conn)
+{
+	struct nbd_lane *lane = nbd_lane_choose(conn->nbd);
+
+	if (lane == conn->lane) {
+		serve_start(conn);
+		return false;
+	}
+	td_watch_stop(conn->lane->loop, &conn->watch);
+	td_loop_undefer(conn->lane->loop, &conn->later);
+	list_del(&conn->link);
+	conn->lane = lane;
+	conn->post.run = arrived;
+	td_loop_post(lane->loop, &conn->post);
+	return true;
+}
+
 /* Takes apart what is in the staging buffer, in whatever state we are. */
 static void conn_run(struct nbd_conn *conn)
 {
 	if (conn->state == NBD_CONN_HELLO)
 		hello_run(conn);
+	if (conn->state == NBD_CONN_AGREED && moved(conn))
+		return;
 	if (conn->state == NBD_CONN_SERVE)
 		nbd_serve(conn);
 	conn_rearm(conn);
@@ -379,6 +417,7 @@ int nbd_conn_new(struct td_nbd *nbd, int fd, const char *peer)
 	if (!conn)
 		goto close_fd;
 	conn->nbd = nbd;
+	conn->lane = &nbd->lanes[0];
 	conn->timer.fired = hello_timeout;
 	conn->later.run = conn_later;
 	conn->watch.ready = conn_ready;
@@ -393,7 +432,7 @@ int nbd_conn_new(struct td_nbd *nbd, int fd, const char *peer)
 	err = td_watch_start(nbd->loop, &conn->watch, fd, EPOLLIN);
 	if (err)
 		goto free_buffers;
-	list_add(&nbd->conns, &conn->link);
+	list_add(&conn->lane->conns, &conn->link);
 	nbd->hello_count++;
 	td_timer_arm(nbd->loop, &conn->timer, HELLO_MS);
 	conn_run(conn);

@@ -5,6 +5,8 @@
 #ifndef NBD_CONN_H
 #define NBD_CONN_H
 
+#include <stdatomic.h>
+
 #include "base/list.h"
 #include "base/log.h"
 #include "core/queue.h"
@@ -14,33 +16,47 @@
 #include "transports/nbd/listen.h"
 #include "transports/nbd/request.h"
 
+/* What is served on one of the disk's queues, and touched by its thread only. */
+struct nbd_lane {
+	struct td_nbd *nbd;
+	struct td_queue *queue;
+	struct td_loop *loop;
+	unsigned count;                /* connections it was given; kept at home */
+	struct list conns;             /* oldest first */
+	struct list sending;           /* those with something to send */
+	struct td_flush_hook hook;
+	struct td_timer trim_timer;    /* gives idle memory back */
+	bool closing;
+	struct td_defer ended;
+	struct td_post begin, end;
+};
+
+/* Connections are accepted, negotiate and are counted on the home queue. */
 struct td_nbd {
 	struct td_disk *disk;
 	struct td_loop *loop;
 	struct nbd_export export;
+	struct nbd_lane *lanes;        /* of each queue; the first is at home */
+	unsigned lane_count, lanes_open;
 	struct nbd_listener {
 		struct td_watch watch;
 		struct td_nbd *nbd;
 	} listener[NBD_SOCKETS_MAX];
 	struct nbd_sockets sockets;
-	struct list conns;             /* oldest first */
 	unsigned hello_count;          /* that negotiate */
 	unsigned serve_count;          /* that hold memory for requests */
-	unsigned gone_count;           /* of them: their peers are gone */
+	_Atomic unsigned gone_count;   /* of them: their peers are gone */
 	bool full;                     /* nobody is accepted before one ends */
-	struct list sending;           /* connections with something to send */
-	struct td_flush_hook hook;
-	struct td_timer trim_timer;    /* gives idle memory back */
 	struct td_timer accept_timer;  /* out of descriptors: tries again */
 	struct td_ratelimit noise;     /* what peers can make us log */
 	bool closing;
 	void (*closed)(void *arg);
 	void *closed_arg;
-	struct td_defer closed_later;
 };
 
 enum nbd_conn_state {
 	NBD_CONN_HELLO, /* negotiating, under a timer */
+	NBD_CONN_AGREED, /* ... and done with that: on its way to its lane */
 	NBD_CONN_SERVE, /* requests are taken */
 	NBD_CONN_DRAIN, /* no more are taken; replies still go out; then closed */
 	NBD_CONN_GONE,  /* no peer any more: only I/O in flight keeps us */
@@ -50,7 +66,10 @@ struct nbd_slot;
 
 struct nbd_conn {
 	struct td_nbd *nbd;
-	struct list link;
+	struct nbd_lane *lane;         /* at home until it has negotiated */
+	struct list link;              /* in lane->conns */
+	struct td_post post;           /* to its lane, and home at last */
+	bool served;                   /* is counted as one that is */
 	struct td_watch watch;         /* fd < 0 once closed */
 	enum nbd_conn_state state;
 	struct td_timer timer;         /* of the negotiation, and of the end */
@@ -72,7 +91,7 @@ struct nbd_conn {
 	struct nbd_slot *replies, **replies_end;
 	size_t sent;                   /* of the first one, or of hello.out */
 	bool blocked;                  /* the socket takes no more just now */
-	struct list send_link;         /* in nbd->sending */
+	struct list send_link;         /* in lane->sending */
 
 	struct nbd_slot *again;        /* requests with another step to go */
 };
@@ -112,9 +131,16 @@ void nbd_serve_again(struct nbd_conn *conn); /* next steps of several-step ones 
 td_done nbd_serve_done;
 void nbd_slot_put(struct nbd_slot *slot);
 
-/* nbd.c */
-void nbd_conn_ended(struct nbd_conn *conn);  /* frees it */
+/* lane.c */
+void nbd_lane_open(struct nbd_lane *lane, struct td_nbd *nbd, struct td_queue *queue);
+void nbd_lane_close(struct nbd_lane *lane);  /* then nbd_lane_ended() */
+void nbd_conn_ended(struct nbd_conn *conn);  /* then nbd_conn_counted() */
 void nbd_sending(struct nbd_conn *conn);     /* it has something to send */
-void nbd_touched(struct td_nbd *nbd);        /* memory is in use again */
+void nbd_touched(struct nbd_lane *lane);     /* memory is in use again */
+
+/* nbd.c: at home */
+struct nbd_lane *nbd_lane_choose(struct td_nbd *nbd); /* for one more */
+void nbd_conn_counted(struct td_post *post);          /* frees it */
+void nbd_lane_ended(struct td_post *post);
 
 #endif

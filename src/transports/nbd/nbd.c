@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The server: it accepts connections, bounds their number, gathers their
- * replies at the end of each turn and gives idle memory back.
+ * The server: it accepts connections, bounds their number and spreads them over the
+ * queues of the disk.
  *
  * Peers that connect and do not negotiate cannot keep others out: they have ten
  * seconds, and when there are too many of them the oldest makes room.
@@ -24,7 +24,6 @@
 #define HELLOS_MAX 16  /* that negotiate */
 #define ACCEPT_BATCH 16
 #define ACCEPT_RETRY_MS 200
-#define TRIM_MS 1000
 #define SEND_BUFFER (1 << 20)
 
 /* ---- connections ------------------------------------------------------- */
@@ -34,49 +33,22 @@ unsigned td_nbd_connections(const struct td_nbd *nbd)
 	return nbd->serve_count;
 }
 
-void nbd_sending(struct nbd_conn *conn)
+struct nbd_lane *nbd_lane_choose(struct td_nbd *nbd)
 {
-	if (!conn->blocked && list_empty(&conn->send_link))
-		list_add(&conn->nbd->sending, &conn->send_link);
-}
+	struct nbd_lane *idlest = &nbd->lanes[0];
 
-static bool send_all(struct td_flush_hook *hook)
-{
-	struct td_nbd *nbd = container_of(hook, struct td_nbd, hook);
-	struct list *link;
-
-	while ((link = list_pop(&nbd->sending)))
-		nbd_conn_send(list_item(link, struct nbd_conn, send_link));
-	return false; /* what it makes room for comes back as a deferred call */
-}
-
-/* Buffers nobody has used for a whole period go back to the system. */
-static void trim(struct td_timer *timer)
-{
-	struct td_nbd *nbd = container_of(timer, struct td_nbd, trim_timer);
-	bool more = false;
-
-	LIST_FOR(struct nbd_conn, conn, &nbd->conns, link) {
-		bool idle = conn->head == conn->tail &&
-			    !(conn->pool && td_pool_busy(conn->pool));
-
-		more |= !nbd_buffers_trim(&conn->buffers, idle);
-	}
-	if (more)
-		td_timer_arm(nbd->loop, timer, TRIM_MS);
-}
-
-void nbd_touched(struct td_nbd *nbd)
-{
-	if (!nbd->trim_timer.armed && !nbd->closing)
-		td_timer_arm(nbd->loop, &nbd->trim_timer, TRIM_MS);
+	for (unsigned i = 1; i < nbd->lane_count; i++)
+		if (nbd->lanes[i].count < idlest->count)
+			idlest = &nbd->lanes[i];
+	idlest->count++;
+	return idlest;
 }
 
 /* ---- accepting --------------------------------------------------------- */
 
 static void hello_evict(struct td_nbd *nbd)
 {
-	LIST_FOR(struct nbd_conn, conn, &nbd->conns, link) {
+	LIST_FOR(struct nbd_conn, conn, &nbd->lanes[0].conns, link) {
 		if (conn->state == NBD_CONN_HELLO) {
 			nbd_conn_drop(conn, "gives way: too many negotiate");
 			return;
@@ -225,10 +197,12 @@ int td_nbd_listen(struct td_disk *disk, const char *address, struct td_nbd **out
 		return td_fail(why, -ENOMEM, "NBD: no memory");
 	nbd->disk = disk;
 	nbd->loop = td_queue_loop(td_disk_queue(disk));
-	list_init(&nbd->conns);
-	list_init(&nbd->sending);
-	nbd->hook.flush = send_all;
-	nbd->trim_timer.fired = trim;
+	nbd->lane_count = td_disk_queues(disk);
+	nbd->lanes = calloc(nbd->lane_count, sizeof(*nbd->lanes));
+	if (!nbd->lanes) {
+		free(nbd);
+		return td_fail(why, -ENOMEM, "NBD: no memory");
+	}
 	nbd->accept_timer.fired = accept_again;
 	export_fill(&nbd->export, disk);
 	err = nbd_sockets_open(address, &nbd->sockets, why);
@@ -238,50 +212,46 @@ int td_nbd_listen(struct td_disk *disk, const char *address, struct td_nbd **out
 	err = listeners_start(nbd, why);
 	if (err)
 		goto free_nbd;
-	td_loop_add_flush(nbd->loop, &nbd->hook);
+	for (; nbd->lanes_open < nbd->lane_count; nbd->lanes_open++)
+		nbd_lane_open(&nbd->lanes[nbd->lanes_open], nbd,
+			      td_disk_queue_at(disk, nbd->lanes_open));
 	td_log(td_disk_name(disk), LOG_INFO, "NBD: listening on %s", where);
 	*out = nbd;
 	return 0;
 free_nbd:
+	free(nbd->lanes);
 	free(nbd);
 	return err;
 }
 
-static void closed_check(struct td_nbd *nbd)
+void nbd_lane_ended(struct td_post *post)
 {
-	if (nbd->closing && list_empty(&nbd->conns))
-		td_loop_defer(nbd->loop, &nbd->closed_later);
-}
-
-static void closed(struct td_defer *defer)
-{
-	struct td_nbd *nbd = container_of(defer, struct td_nbd, closed_later);
+	struct td_nbd *nbd = container_of(post, struct nbd_lane, end)->nbd;
 	void (*done)(void *arg) = nbd->closed;
 	void *arg = nbd->closed_arg;
 
-	td_loop_del_flush(&nbd->hook);
+	if (--nbd->lanes_open)
+		return;
+	free(nbd->lanes);
 	free(nbd);
 	done(arg);
 }
 
-void nbd_conn_ended(struct nbd_conn *conn)
+void nbd_conn_counted(struct td_post *post)
 {
+	struct nbd_conn *conn = container_of(post, struct nbd_conn, post);
 	struct td_nbd *nbd = conn->nbd;
 
-	list_del(&conn->link);
-	if (conn->pool) {
+	if (conn->served) {
 		nbd->serve_count--;
 		nbd->gone_count--;
+		conn->lane->count--;
 	}
+	free(conn);
 	if (nbd->full && !nbd->closing) {
 		nbd->full = false;
 		listeners_watch(nbd, EPOLLIN);
 	}
-	td_loop_undefer(nbd->loop, &conn->later);
-	td_pool_free(conn->pool);
-	nbd_buffers_fini(&conn->buffers);
-	free(conn);
-	closed_check(nbd);
 }
 
 void td_nbd_close(struct td_nbd *nbd, void (*done)(void *arg), void *arg)
@@ -289,11 +259,8 @@ void td_nbd_close(struct td_nbd *nbd, void (*done)(void *arg), void *arg)
 	nbd->closing = true;
 	nbd->closed = done;
 	nbd->closed_arg = arg;
-	nbd->closed_later.run = closed;
-	td_timer_cancel(&nbd->trim_timer);
 	td_timer_cancel(&nbd->accept_timer);
 	listeners_stop(nbd, nbd->sockets.count);
-	LIST_FOR(struct nbd_conn, conn, &nbd->conns, link)
-		nbd_conn_drain(conn);
-	closed_check(nbd);
+	for (unsigned i = 0; i < nbd->lane_count; i++)
+		nbd_lane_close(&nbd->lanes[i]);
 }

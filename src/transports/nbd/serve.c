@@ -30,7 +30,7 @@ void nbd_slot_put(struct nbd_slot *slot)
 	td_pool_put(conn->pool, slot->req);
 	if (conn->stalled || conn->state == NBD_CONN_GONE) {
 		conn->stalled = false;
-		td_loop_defer(conn->nbd->loop, &conn->later);
+		td_loop_defer(conn->lane->loop, &conn->later);
 	}
 }
 
@@ -181,7 +181,7 @@ void nbd_serve_done(struct td_req *req)
 	}
 	slot->next = conn->again;
 	conn->again = slot;
-	td_loop_defer(conn->nbd->loop, &conn->later);
+	td_loop_defer(conn->lane->loop, &conn->later);
 }
 
 void nbd_serve_again(struct nbd_conn *conn)
@@ -295,5 +295,5 @@ void nbd_serve(struct nbd_conn *conn)
 	while (conn->state == NBD_CONN_SERVE && !conn->stalled)
 		if (!(conn->filling ? fill(conn) : take(conn)))
 			break;
-	nbd_touched(conn->nbd);
+	nbd_touched(conn->lane);
 }
