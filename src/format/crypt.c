@@ -22,6 +22,7 @@
 #include <blktap/format.h>
 
 #include "base/endian.h"
+#include "base/library.h"
 #include "base/log.h"
 #include "base/num.h"
 
@@ -30,6 +31,22 @@
 #ifdef HAVE_LIBCRYPTO
 #include <openssl/evp.h>
 
+#ifdef OPENSSL_SHLIB_VERSION
+#define STRING_OF(number) #number
+#define STRING(number) STRING_OF(number)
+#define LIBRARY "libcrypto.so." STRING(OPENSSL_SHLIB_VERSION)
+#else
+#define LIBRARY "libcrypto.so." SHLIB_VERSION_NUMBER
+#endif
+#define FUNCTIONS(F) \
+	F(EVP_CIPHER_CTX_new) F(EVP_CIPHER_CTX_free) F(EVP_CIPHER_CTX_set_padding) \
+	F(EVP_CipherInit_ex) F(EVP_CipherUpdate) F(EVP_Digest) F(EVP_sha256) \
+	F(EVP_aes_128_xts) F(EVP_aes_256_xts) F(EVP_aes_128_cbc) F(EVP_aes_192_cbc) \
+	F(EVP_aes_256_cbc) F(EVP_aes_256_ecb)
+
+static struct { FUNCTIONS(TD_POINTER) } lib;
+static const char *const names[] = { FUNCTIONS(TD_NAME) NULL };
+
 enum vector { PLAIN, PLAIN64, ESSIV };
 
 struct td_crypt {
@@ -37,18 +54,21 @@ struct td_crypt {
 	enum vector vector;
 };
 
-static const struct { const char *chain; size_t key; const EVP_CIPHER *(*cipher)(void); } ciphers[] = {
-	{ "xts", 32, EVP_aes_128_xts }, { "xts", 64, EVP_aes_256_xts },
-	{ "cbc", 16, EVP_aes_128_cbc }, { "cbc", 24, EVP_aes_192_cbc },
-	{ "cbc", 32, EVP_aes_256_cbc },
+typedef const EVP_CIPHER *get_cipher(void);
+
+static const struct { const char *chain; size_t key; get_cipher **get; } ciphers[] = {
+	{ "xts", 32, &lib.EVP_aes_128_xts }, { "xts", 64, &lib.EVP_aes_256_xts },
+	{ "cbc", 16, &lib.EVP_aes_128_cbc }, { "cbc", 24, &lib.EVP_aes_192_cbc },
+	{ "cbc", 32, &lib.EVP_aes_256_cbc },
 };
 
 static const struct { const char *name; enum vector vector; } vectors[] = {
 	{ "plain64", PLAIN64 }, { "plain", PLAIN }, { "essiv:sha256", ESSIV },
 };
 
-static const EVP_CIPHER *cipher_of(const char *cipher, const char *mode, size_t key,
-				   enum vector *vector)
+/* NULL: not known. What it points to is there once the library is loaded. */
+static get_cipher **cipher_of(const char *cipher, const char *mode, size_t key,
+			      enum vector *vector)
 {
 	size_t chain = strcspn(mode, "-");
 
@@ -60,7 +80,7 @@ static const EVP_CIPHER *cipher_of(const char *cipher, const char *mode, size_t 
 			    strlen(ciphers[c].chain) == chain &&
 			    !strncmp(mode, ciphers[c].chain, chain)) {
 				*vector = vectors[v].vector;
-				return ciphers[c].cipher();
+				return ciphers[c].get;
 			}
 	return NULL;
 }
@@ -69,17 +89,17 @@ bool td_crypt_known(const char *cipher, const char *mode, size_t key)
 {
 	enum vector vector;
 
-	return cipher_of(cipher, mode, key, &vector);
+	return cipher_of(cipher, mode, key, &vector) != NULL;
 }
 
 static EVP_CIPHER_CTX *context(const EVP_CIPHER *cipher, const void *key, int encrypt)
 {
-	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+	EVP_CIPHER_CTX *ctx = lib.EVP_CIPHER_CTX_new();
 
-	if (ctx && EVP_CipherInit_ex(ctx, cipher, NULL, key, NULL, encrypt) == 1 &&
-	    EVP_CIPHER_CTX_set_padding(ctx, 0) == 1)
+	if (ctx && lib.EVP_CipherInit_ex(ctx, cipher, NULL, key, NULL, encrypt) == 1 &&
+	    lib.EVP_CIPHER_CTX_set_padding(ctx, 0) == 1)
 		return ctx;
-	EVP_CIPHER_CTX_free(ctx);
+	lib.EVP_CIPHER_CTX_free(ctx);
 	return NULL;
 }
 
@@ -88,8 +108,8 @@ static EVP_CIPHER_CTX *essiv_context(const void *key, size_t len)
 	unsigned char hash[EVP_MAX_MD_SIZE];
 	EVP_CIPHER_CTX *ctx = NULL;
 
-	if (EVP_Digest(key, len, hash, NULL, EVP_sha256(), NULL) == 1)
-		ctx = context(EVP_aes_256_ecb(), hash, 1);
+	if (lib.EVP_Digest(key, len, hash, NULL, lib.EVP_sha256(), NULL) == 1)
+		ctx = context(lib.EVP_aes_256_ecb(), hash, 1);
 	explicit_bzero(hash, sizeof(hash));
 	return ctx;
 }
@@ -98,18 +118,20 @@ int td_crypt_new(const char *cipher, const char *mode, const void *key, size_t l
 		 struct td_crypt **out, struct td_why *why)
 {
 	struct td_crypt *crypt = calloc(1, sizeof(*crypt));
-	const EVP_CIPHER *evp;
+	get_cipher **get;
+	int err;
 
 	if (!crypt)
 		return td_fail(why, -ENOMEM, "no memory");
-	evp = cipher_of(cipher, mode, len, &crypt->vector);
-	if (!evp) {
+	get = cipher_of(cipher, mode, len, &crypt->vector);
+	err = get ? td_library_load(LIBRARY, names, &lib, why) : -ENOTSUP;
+	if (err) {
 		free(crypt);
-		return td_fail(why, -ENOTSUP, "is encrypted with %s-%s and a key of %zu bits, which "
+		return get ? err : td_fail(why, -ENOTSUP, "is encrypted with %s-%s and a key of %zu bits, which "
 			       "is not supported", cipher, mode, len * 8);
 	}
-	crypt->encrypt = context(evp, key, 1);
-	crypt->decrypt = context(evp, key, 0);
+	crypt->encrypt = context((*get)(), key, 1);
+	crypt->decrypt = context((*get)(), key, 0);
 	if (crypt->vector == ESSIV)
 		crypt->essiv = essiv_context(key, len);
 	if (!crypt->encrypt || !crypt->decrypt || (crypt->vector == ESSIV && !crypt->essiv)) {
@@ -125,9 +147,9 @@ void td_crypt_free(struct td_crypt *crypt)
 {
 	if (!crypt)
 		return;
-	EVP_CIPHER_CTX_free(crypt->encrypt);
-	EVP_CIPHER_CTX_free(crypt->decrypt);
-	EVP_CIPHER_CTX_free(crypt->essiv);
+	lib.EVP_CIPHER_CTX_free(crypt->encrypt);
+	lib.EVP_CIPHER_CTX_free(crypt->decrypt);
+	lib.EVP_CIPHER_CTX_free(crypt->essiv);
 	free(crypt);
 }
 
@@ -138,7 +160,7 @@ static bool vector_of(struct td_crypt *crypt, uint64_t sector, unsigned char iv[
 
 	memset(iv, 0, 16);
 	memcpy(iv, &number, sizeof(number));
-	return crypt->vector != ESSIV || EVP_CipherUpdate(crypt->essiv, iv, &n, iv, 16) == 1;
+	return crypt->vector != ESSIV || lib.EVP_CipherUpdate(crypt->essiv, iv, &n, iv, 16) == 1;
 }
 
 static int run(struct td_crypt *crypt, EVP_CIPHER_CTX *ctx, uint64_t sector, unsigned char *buf,
@@ -149,8 +171,8 @@ static int run(struct td_crypt *crypt, EVP_CIPHER_CTX *ctx, uint64_t sector, uns
 		int n;
 
 		if (!vector_of(crypt, sector, iv) ||
-		    EVP_CipherInit_ex(ctx, NULL, NULL, NULL, iv, -1) != 1 ||
-		    EVP_CipherUpdate(ctx, buf, &n, buf, TD_CRYPT_SECTOR) != 1)
+		    lib.EVP_CipherInit_ex(ctx, NULL, NULL, NULL, iv, -1) != 1 ||
+		    lib.EVP_CipherUpdate(ctx, buf, &n, buf, TD_CRYPT_SECTOR) != 1)
 			return -EIO;
 	}
 	return 0;

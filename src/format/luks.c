@@ -22,6 +22,7 @@
 #include "base/endian.h"
 #include "base/guard.h"
 #include "base/key.h"
+#include "base/library.h"
 #include "base/log.h"
 #include "base/num.h"
 
@@ -106,6 +107,15 @@ int td_luks_read(const void *header, size_t len, struct td_luks *out, struct td_
 #if defined HAVE_LIBCRYPTSETUP && defined HAVE_LIBCRYPTO
 #include <libcryptsetup.h>
 
+#define LIBRARY "libcryptsetup.so.12" /* of all versions since 2.0 */
+#define FUNCTIONS(F) \
+	F(crypt_init) F(crypt_free) F(crypt_load) F(crypt_format) F(crypt_set_log_callback) \
+	F(crypt_set_rng_type) F(crypt_set_pbkdf_type) F(crypt_volume_key_get) \
+	F(crypt_keyslot_add_by_volume_key) F(crypt_get_data_offset)
+
+static struct { FUNCTIONS(TD_POINTER) } lib;
+static const char *const names[] = { FUNCTIONS(TD_NAME) NULL };
+
 /* ---- a file in memory ------------------------------------------------------------------- */
 
 struct luks {
@@ -135,19 +145,19 @@ static int luks_begin(struct luks *luks, const void *header, size_t len, uint64_
 		return -ENOMEM;
 	}
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", luks->fd);
-	err = crypt_init(&luks->device, path);
+	err = lib.crypt_init(&luks->device, path);
 	if (err) {
 		close(luks->fd);
 		return err;
 	}
-	crypt_set_log_callback(luks->device, noted, luks);
-	crypt_set_rng_type(luks->device, CRYPT_RNG_URANDOM);
+	lib.crypt_set_log_callback(luks->device, noted, luks);
+	lib.crypt_set_rng_type(luks->device, CRYPT_RNG_URANDOM);
 	return 0;
 }
 
 static void luks_end(struct luks *luks)
 {
-	crypt_free(luks->device);
+	lib.crypt_free(luks->device);
 	close(luks->fd);
 }
 
@@ -163,7 +173,7 @@ static int unlock(struct luks *luks, const struct td_luks *head, const struct td
 
 	if (!volume)
 		return td_fail(why, -ENOMEM, "no memory");
-	err = crypt_volume_key_get(luks->device, CRYPT_ANY_SLOT, (char *)volume->data, &len,
+	err = lib.crypt_volume_key_get(luks->device, CRYPT_ANY_SLOT, (char *)volume->data, &len,
 				   key->data, key->len);
 	if (err >= 0)
 		err = td_crypt_new(head->cipher, head->mode, volume->data, len, out, why);
@@ -191,11 +201,14 @@ int td_luks_open(struct td_image *img, const void *header, size_t len, struct td
 	if (td_image_key(img, 0, &key))
 		return td_fail(why, -ENOKEY, "is encrypted (LUKS): say key-file=PATH or key-fd=N for "
 			       "its passphrase");
+	err = td_library_load(LIBRARY, names, &lib, why);
+	if (err)
+		return err;
 	err = luks_begin(&luks, header, len,
 			 max_u64(len, from_be32(on_disk->payload) * 512ull) + 4096);
 	if (err)
 		return td_fail(why, err, "its LUKS header cannot be looked at: %s", strerror(-err));
-	err = crypt_load(luks.device, CRYPT_LUKS1, NULL);
+	err = lib.crypt_load(luks.device, CRYPT_LUKS1, NULL);
 	if (err)
 		td_fail(why, err, "its LUKS header is not taken by libcryptsetup: %s",
 			luks.said[0] ? luks.said : strerror(-err));
@@ -226,13 +239,13 @@ static int make(struct luks *luks, const struct td_key *key, uint64_t iter_ms, s
 		pbkdf.iterations = MAKE_ITERATIONS;
 		pbkdf.flags = CRYPT_PBKDF_NO_BENCHMARK;
 	}
-	err = crypt_set_pbkdf_type(luks->device, &pbkdf);
+	err = lib.crypt_set_pbkdf_type(luks->device, &pbkdf);
 	if (!err)
-		err = crypt_format(luks->device, CRYPT_LUKS1, "aes", "xts-plain64", NULL, NULL,
+		err = lib.crypt_format(luks->device, CRYPT_LUKS1, "aes", "xts-plain64", NULL, NULL,
 				   MAKE_KEY, &params);
 	if (!err)
-		err = crypt_keyslot_add_by_volume_key(luks->device, 0, NULL, 0, key->data, key->len);
-	*len = crypt_get_data_offset(luks->device) * 512;
+		err = lib.crypt_keyslot_add_by_volume_key(luks->device, 0, NULL, 0, key->data, key->len);
+	*len = lib.crypt_get_data_offset(luks->device) * 512;
 	return err < 0 ? err : 0;
 }
 
@@ -241,8 +254,11 @@ int td_luks_make(const struct td_key *key, uint64_t iter_ms, void **header, size
 {
 	struct luks luks;
 	void *copy = NULL;
-	int err = luks_begin(&luks, NULL, 0, MAKE_SIZE);
+	int err = td_library_load(LIBRARY, names, &lib, why);
 
+	if (err)
+		return err;
+	err = luks_begin(&luks, NULL, 0, MAKE_SIZE);
 	if (err)
 		return td_fail(why, err, "no LUKS header can be made: %s", strerror(-err));
 	err = make(&luks, key, iter_ms, len);
