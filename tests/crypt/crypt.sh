@@ -6,6 +6,7 @@
 . "$(dirname "$0")/../qcow2/lib.sh"
 need qemu-img qemu-io
 seed=${RANDOM_SEED:-$((RANDOM * 32768 + RANDOM))}
+echo "seed $seed"
 secret=(--object secret,id=s,file=key)
 printf 'a secret passphrase' >key
 printf 'another' >other
@@ -161,7 +162,7 @@ headers() {
 	104 00000001 (libcryptsetup|LUKS header)
 	108 ffffffff its LUKS header says that keys have 4294967295 bytes
 	108 00000020 (another one|LUKS header|libcryptsetup)
-	112 00 its passphrase is another one
+	112 0000000000000000 its passphrase is another one
 	164 ffffffff would take too long
 	164 00000000 LUKS header
 	208 00000000 (another one|LUKS header)

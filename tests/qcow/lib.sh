@@ -27,9 +27,11 @@ need() {
 
 # must COMMAND...: it succeeds; its output is shown if not
 must() {
-	"$@" >out.txt 2>&1 || {
+	local code=0
+	"$@" >out.txt 2>&1 || code=$?
+	((code == 0)) || {
 		cat out.txt >&2
-		fail "$* (exit $?)"
+		fail "$* (exit $code)"
 	}
 }
 
