@@ -37,7 +37,7 @@ struct format {
 	uint64_t grows_to;     /* bytes, before or after the requests; 0: does not */
 	bool rebases;          /* onto the same content of another name, likewise */
 	bool long_names;       /* ... twice, and some are longer than a sector */
-	unsigned states;       /* that CI looks at, in thousands; 0: some hundred */
+	unsigned states;       /* that CI looks at, times 600; 0: 300 */
 	bool kills;            /* are looked at too */
 	void (*command)(struct command *command); /* of tap-img, see tools.c */
 	bool snapshots;        /* are made and deleted before and after requests */

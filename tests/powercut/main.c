@@ -25,6 +25,7 @@
 #define OUTSIDE_EVERY 250 /* states, and qemu-img is asked too */
 #define SEEN_ROOM (1u << 22)
 #define FEW_STATES 300
+#define MANY_STATES 600 /* so often as a row says */
 #define ROWS_MAX 32
 
 struct explorer {
@@ -345,7 +346,7 @@ static void row_explore(struct explorer *ex, const struct format *row, uint64_t 
 {
 	ex->format = row;
 	if (!ex->states)
-		ex->states = broken_rule ? 20000 : row->states ? row->states * 1000 : FEW_STATES;
+		ex->states = broken_rule ? 20000 : row->states ? row->states * MANY_STATES : FEW_STATES;
 	suite_make(ex);
 	ex->seen = calloc(SEEN_ROOM, sizeof(*ex->seen));
 	printf("# %s, seed %llu\n", row->name, (unsigned long long)seed);
