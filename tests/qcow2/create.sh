@@ -37,6 +37,12 @@ kinds() {
 	must "$TAP_IMG" create -q -f qcow2 -o extended_l2=on -b raw -F raw d
 	cp raw model
 	writes d model ops=300
+	# smaller and larger again: data behind a hole that ends within a cluster
+	make_image e extended_l2=on 1M
+	must qemu-io -f qcow2 -c 'write -P 7 672k 4k' e
+	must "$TAP_IMG" resize -q --shrink qcow2:e 512K
+	must "$TAP_IMG" resize -q qcow2:e 1M
+	sound e model
 }
 
 # With data_file_raw that is the disk, whatever is done.

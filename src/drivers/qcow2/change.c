@@ -117,10 +117,11 @@ static int forget_range(struct qcow2 *q, uint64_t from, uint64_t to, bool zero)
 		err = td_cache_room(q->cache, &nobody);
 		if (!err)
 			err = qcow2_find(q->img, &nobody, from, to - from, &spot);
-		n = err ? 0 : min_u64(round_up(spot.len, cluster), to - from);
-		if (err || (spot.kind == TD_SPOT_HOLE && !zero))
+		/* a hole may end within a cluster, at a subcluster with data */
+		n = err || spot.kind != TD_SPOT_HOLE || zero ? 0 : round_down(spot.len, cluster);
+		if (err || n)
 			continue;
-		n = min_u64(n, 256 * cluster);
+		n = min_u64(min_u64(round_up(spot.len, cluster), to - from), 256 * cluster);
 		err = ready_now(q, from, &n);
 		if (!err)
 			err = qcow2_clear(q->img, from, n, zero);
