@@ -54,6 +54,8 @@ overlay-takes-the-size-of-its-backing-file() {
 	must "$QCOW_CREATE" 100 a.qcow base
 	[ "$(size-of a.qcow)" = 5242880 ] || fail "size $(size-of a.qcow)"
 	must "$QCOW_CREATE" -q 0 folder,with\\odd.qcow base
+	must "$QCOW_CREATE" -q 0 over.qcow a.qcow
+	grep -q 'a.qcow: taken as raw, .* it looks like qcow$' out.txt || fail "no warning"
 	same folder,with\\odd.qcow base
 	refuses 'cannot be reserved' "$QCOW_CREATE" -r 0 b.qcow base
 }
