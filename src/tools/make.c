@@ -195,17 +195,6 @@ static int store_path(struct tool_run *run, struct make *make, const struct name
 	return TOOL_OK;
 }
 
-/* An overlay over the bytes of an image is hardly ever meant. */
-static void warn_if_image(struct tool_run *run, const struct name *below)
-{
-	const struct td_driver *like = below->driver->looks_like ?
-				       NULL : name_guess(run, name_path(below));
-
-	if (like)
-		tool_say(run->tool, "%s: taken as %s, as it was named; it looks like %s",
-			 name_path(below), name_of_driver(below->driver), name_of_driver(like));
-}
-
 int make_over(struct tool_run *run, struct make *make, const char *format, const char *word)
 {
 	struct td_disk_options how = { .keyless = true };
@@ -228,7 +217,8 @@ int make_over(struct tool_run *run, struct make *make, const char *format, const
 		if (!make->create.size)
 			make->create.size = make->create.backing_size;
 		td_disk_close(disk);
-		warn_if_image(run, &below);
+		if (!below.driver->looks_like)
+			make->below_like = name_guess(run, name_path(&below));
 		code = store_path(run, make, &below);
 	}
 	name_free(&below);
@@ -352,6 +342,10 @@ int make_finish(struct tool_run *run, struct make *make)
 		return TOOL_FAILED;
 	}
 	free(take(make->temp));
+	/* an overlay over the bytes of an image is hardly ever meant */
+	if (make->below_like)
+		tool_say(run->tool, "%s: taken as raw, as it was named; it looks like %s",
+			 make->create.backing, name_of_driver(make->below_like));
 	return TOOL_OK;
 }
 

@@ -17,6 +17,7 @@ struct make {
 	bool force;              /* what has the name may be replaced */
 	/* private */
 	char *temp, *backing;
+	const struct td_driver *below_like; /* what a raw image below looks like */
 	struct td_key *keys;
 	void *options;
 };
