@@ -140,7 +140,8 @@ void td_space_free(struct td_space *space); /* after td_cache_free() */
 /* The format ends with a tail of len bytes; it is at that offset now, the last thing
  * in the file. Before the first request. */
 #define TD_TAIL_MAX 512
-void td_space_tail(struct td_space *space, const void *tail, uint32_t len, uint64_t at);
+int td_space_tail(struct td_space *space, const void *tail, uint32_t len, uint64_t at,
+		  struct td_why *why);
 /* Finds room for least to *len bytes in a row; *len becomes what there is. More than
  * a unit at least is found at the end only. Finding takes nothing: td_space_take()
  * does, before anything else runs. */

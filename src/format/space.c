@@ -14,6 +14,10 @@
  * image is open, up to a number of runs; the rest is free in the image's own
  * tables only.
  *
+ * The length is one of whole blocks from before the first request on: where a file
+ * ends within a block, the kernel zeroes the rest of that in the page cache when the
+ * file gets longer, and what is written to the block at that moment could be lost.
+ *
  * A block device has its length, and room there holds whatever somebody left: the
  * worker zeroes it ahead of need instead. Room ends where the device does.
  *
@@ -38,6 +42,7 @@
 #define STEP_MAX (256 * MiB)
 #define STEP_MAX_DEVICE (16 * MiB) /* is written */
 #define RUNS 1024
+#define FILE_BLOCK 4096
 #define WORKER_MS 10000
 
 struct run {
@@ -71,6 +76,12 @@ struct td_space {
 static uint64_t step_max(const struct td_space *space)
 {
 	return space->device ? STEP_MAX_DEVICE : STEP_MAX;
+}
+
+/* Where room ends, so that the file is one of whole blocks. */
+static uint64_t whole(const struct td_space *space, uint64_t need)
+{
+	return round_up(need + space->tail_len, FILE_BLOCK) - space->tail_len;
 }
 
 /* The device has room for that much. */
@@ -138,8 +149,8 @@ static void grow(struct td_space *space, uint64_t need)
 {
 	space->growing = true;
 	space->at_work = true;
-	space->need = need;
-	space->target = round_up(need + space->step, 4096);
+	space->need = whole(space, need);
+	space->target = whole(space, need + space->step);
 	if (space->device)
 		space->target = min_u64(space->target, td_file_size(space->file));
 	td_work_start(space->img->queue, &space->work);
@@ -159,7 +170,7 @@ static int grow_now(struct td_space *space, uint64_t need)
 	if (!err && space->device)
 		err = lengthen(space, need);
 	else if (!err)
-		err = td_file_truncate(space->file, need);
+		err = td_file_truncate(space->file, need = whole(space, need));
 	if (!err)
 		space->ready = need;
 	return err;
@@ -266,6 +277,18 @@ uint64_t td_space_end(const struct td_space *space)
 	return space->end;
 }
 
+static int make_whole(struct td_space *space, struct td_why *why)
+{
+	uint64_t to = whole(space, space->ready);
+	int err = space->device || to == space->ready ? 0 : lengthen(space, to);
+
+	if (err)
+		return td_fail(why, err, "%s: cannot be made longer: %s",
+			       td_file_path(space->file), strerror(-err));
+	space->ready = space->device ? space->ready : to;
+	return 0;
+}
+
 int td_space_new(struct td_image *img, struct td_file *file, struct td_cache *cache,
 		 uint32_t unit, uint64_t end, struct td_space **out, struct td_why *why)
 {
@@ -284,15 +307,17 @@ int td_space_new(struct td_image *img, struct td_file *file, struct td_cache *ca
 	space->work.run = grow_run;
 	space->work.done = grow_ended;
 	*out = space;
-	return 0;
+	return make_whole(space, why);
 }
 
-void td_space_tail(struct td_space *space, const void *tail, uint32_t len, uint64_t at)
+int td_space_tail(struct td_space *space, const void *tail, uint32_t len, uint64_t at,
+		  struct td_why *why)
 {
 	assert(len <= TD_TAIL_MAX);
 	memcpy(space->tail, tail, len);
 	space->tail_len = len;
 	space->tail_at = space->ready = at;
+	return make_whole(space, why);
 }
 
 /* What is left over is cut off; after a kill it stays, as a hole. */

@@ -10,7 +10,8 @@
  * A write of less than a block must read the block, and would undo what another
  * write does to the rest of it meanwhile: it waits until no other write touches
  * its blocks, and others wait for it. Whole-block writes never wait for each
- * other. The same holds for unaligned discards and zeroing. Writes of several
+ * other. The same holds for unaligned zeroing. The blocks are the file system's,
+ * for the end of a file whose length is not aligned passes the page cache. Writes of several
  * loops to one file keep to this too: a lock guards the lists, and an operation
  * that has waited begins on its own loop's thread.
  *
@@ -57,7 +58,7 @@ static bool op_changes(const struct td_fileop *op)
 
 static bool ops_collide(const struct td_fileop *a, const struct td_fileop *b)
 {
-	uint64_t align = a->file->align;
+	uint64_t align = a->file->block;
 
 	return (a->rmw || b->rmw) &&
 	       round_down(a->offset, align) < round_up(b->offset + b->len, align) &&
@@ -432,8 +433,12 @@ static int work_run(struct td_work *work)
 	switch (op->op) {
 	case TD_FLUSH:
 		return file_fdatasync(op->file);
-	case TD_DISCARD:
-		return file_discard(op->file, op->offset, op->len);
+	case TD_DISCARD: {
+		uint64_t at = op->offset, len = op->len;
+
+		file_discard_span(op->file, &at, &len);
+		return file_discard(op->file, at, len);
+	}
 	case TD_WRITE_ZEROES:
 		return file_zero(op->file, op->offset, op->len,
 				 op->flags & TD_MAY_UNMAP);
@@ -474,10 +479,13 @@ static void op_start(struct td_fileop *op)
 		[TD_EXTENTS] = TD_EV_READ,    [TD_WRITE_ZEROES] = TD_EV_ZERO,
 	};
 	bool data = op->op == TD_READ || op->op == TD_WRITE;
-	int err = file_hook_begin(op->file, event[op->op], op->offset, op->len,
-				  op->iov, data ? op->iov_count : 0,
-				  op->flags & TD_FUA, &op->hook_id);
+	uint64_t at = op->offset, len = op->len;
+	int err;
 
+	if (op->op == TD_DISCARD)
+		file_discard_span(op->file, &at, &len);
+	err = file_hook_begin(op->file, event[op->op], at, len, op->iov,
+			      data ? op->iov_count : 0, op->flags & TD_FUA, &op->hook_id);
 	if (err) {
 		op_refuse(op, err);
 		return;
@@ -517,7 +525,8 @@ void td_fileop_submit(struct td_fileio *io, struct td_file *file, struct td_file
 	op->file = file;
 	op->bounce = NULL;
 	op->pos = 0;
-	op->rmw = op_changes(op) && !is_aligned(op->offset | op->len, file->align);
+	op->rmw = (op->op == TD_WRITE || op->op == TD_WRITE_ZEROES) &&
+		  !is_aligned(op->offset | op->len, file->align);
 	if (!op_held(op, false))
 		op_enter(op);
 }

@@ -22,6 +22,7 @@ struct td_file {
 	bool in_memory;       /* on a tmpfs */
 	uint32_t mem_align;   /* of memory, for a transfer without a copy */
 	uint32_t align;       /* of offsets and lengths */
+	uint32_t block;       /* the file system's: see file_sync.c */
 	_Atomic uint64_t size;
 	/* What SEEK_HOLE last found to be data, since to find the end of it may take
 	 * long; and how often space was given back, which makes that untrue. */
@@ -56,6 +57,8 @@ void file_hook_end(struct td_file *file, uint64_t id, int err);
 int file_pread(struct td_file *file, char *buf, size_t len, uint64_t at);
 int file_pwrite(struct td_file *file, const char *buf, size_t len, uint64_t at);
 int file_fdatasync(struct td_file *file);
+/* What of [*at, *at + *len) can be given back: *len may become 0. */
+void file_discard_span(const struct td_file *file, uint64_t *at, uint64_t *len);
 int file_discard(struct td_file *file, uint64_t at, uint64_t len);
 int file_zero(struct td_file *file, uint64_t at, uint64_t len, bool may_unmap);
 int file_extent(struct td_file *file, uint64_t at, uint64_t len,

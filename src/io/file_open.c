@@ -34,6 +34,7 @@ enum lock_bit { BIT_READ = 0, BIT_WRITE = 1, BIT_RESIZE = 3, BIT_COUNT = 5 };
 
 #define DEFAULT_ALIGN 4096
 #define LEAST_ALIGN 512
+#define BLOCK_MAX (64 * KiB)
 
 /* ---- locks ------------------------------------------------------------- */
 
@@ -151,6 +152,20 @@ static void find_align(struct td_file *file, bool direct, uint32_t force)
 	}
 	file->align = max_u64(file->align, force);
 	file->mem_align = max_u64(file->mem_align, force);
+}
+
+/* Where the page cache is not in between, it is one with what it caches. A network file
+ * system calls block what it likes to transfer. */
+static void find_block(struct td_file *file, bool direct, const struct stat *st)
+{
+	uint32_t page = sysconf(_SC_PAGESIZE);
+
+	file->block = file->align;
+	if (!direct || file->device || file->in_memory)
+		return;
+	file->block = max_u64(file->block, page);
+	if ((uint64_t)st->st_blksize <= BLOCK_MAX && is_aligned(st->st_blksize, page))
+		file->block = max_u64(file->block, st->st_blksize);
 }
 
 /* ---- open and close ---------------------------------------------------- */
@@ -283,6 +298,7 @@ static int file_setup(struct td_file *file, const char *path, unsigned flags,
 		return err;
 	file->in_memory = !file->device && lives_in_memory(file->fd);
 	find_align(file, direct, files->force_align);
+	find_block(file, direct, &st);
 	find_discard(file, &st);
 	return 0;
 }

@@ -7,6 +7,10 @@
  * A write that ends behind the last whole block of a file would, under
  * O_DIRECT, lengthen the file. Such a tail is written through a second,
  * buffered descriptor and synced out at once.
+ *
+ * Part of a file system's block is zeroed by writing, never by fallocate(): that
+ * would do it in the page cache, and what direct writes do meanwhile to the rest of
+ * the block could be lost when the page is written out.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -252,9 +256,24 @@ static void file_punched(struct td_file *file)
 	file->data_end = 0;
 }
 
+/* A length within a block has had the rest of it zeroed, in the page cache. */
+static int write_out_block(struct td_file *file, uint64_t size)
+{
+	uint64_t from = round_down(size, file->block);
+
+	if (file->block == file->align || from == size)
+		return 0;
+	if (sync_file_range(file->fd, from, file->block,
+			    SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+			    SYNC_FILE_RANGE_WAIT_AFTER) < 0 && errno != ENOSYS)
+		return -errno;
+	posix_fadvise(file->fd, from, file->block, POSIX_FADV_DONTNEED);
+	return 0;
+}
+
 int td_file_truncate(struct td_file *file, uint64_t size)
 {
-	uint64_t id;
+	uint64_t id, had = file->size;
 	int err = file_hook_begin(file, TD_EV_TRUNCATE, size, 0, NULL, 0, false, &id);
 
 	if (err)
@@ -263,6 +282,8 @@ int td_file_truncate(struct td_file *file, uint64_t size)
 	file_punched(file);
 	if (!err)
 		file->size = size;
+	if (!err)
+		err = write_out_block(file, min_u64(had, size));
 	file_hook_end(file, id, err);
 	return err;
 }
@@ -296,21 +317,26 @@ int td_file_allocate(struct td_file *file, uint64_t at, uint64_t len)
 	return err;
 }
 
-/* Advisory: only whole blocks, and no error where it cannot be done. */
+void file_discard_span(const struct td_file *file, uint64_t *at, uint64_t *len)
+{
+	uint64_t from = round_up(*at, file->block), end = round_down(*at + *len, file->block);
+
+	*at = from;
+	*len = end > from ? end - from : 0;
+}
+
+/* Advisory: whole blocks, and no error where it cannot be done. */
 int file_discard(struct td_file *file, uint64_t at, uint64_t len)
 {
-	uint64_t from = round_up(at, file->align);
-	uint64_t end = round_down(at + len, file->align);
-	uint64_t range[2] = { from, end - from };
+	uint64_t range[2] = { at, len };
 	int err;
 
-	if (end <= from)
+	if (!len)
 		return 0;
 	if (file->device)
 		err = ioctl(file->fd, BLKDISCARD, range);
 	else
-		err = fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-				from, end - from);
+		err = fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, len);
 	file_punched(file);
 	if (err < 0 && errno != EOPNOTSUPP && errno != ENOTTY && errno != EINVAL)
 		return -errno;
@@ -320,8 +346,10 @@ int file_discard(struct td_file *file, uint64_t at, uint64_t len)
 int td_file_punch(struct td_file *file, uint64_t at, uint64_t len)
 {
 	uint64_t id;
-	int err = file_hook_begin(file, TD_EV_PUNCH, at, len, NULL, 0, false, &id);
+	int err;
 
+	file_discard_span(file, &at, &len);
+	err = file_hook_begin(file, TD_EV_PUNCH, at, len, NULL, 0, false, &id);
 	if (err)
 		return err;
 	err = file_discard(file, at, len);
@@ -349,21 +377,49 @@ static int write_zeroes(struct td_file *file, uint64_t at, uint64_t len)
 	return 0;
 }
 
-static int zero_range(struct td_file *file, uint64_t at, uint64_t len, bool may_unmap)
+/* Whole blocks. -EOPNOTSUPP: they have to be written. */
+static int zero_blocks(struct td_file *file, uint64_t at, uint64_t len, bool may_unmap)
 {
 	int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 	int zero = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
-	bool whole = is_aligned(at | len, file->align);
 
-	if (whole || !file->device) {
-		if (may_unmap && !fallocate(file->fd, punch, at, len))
-			return 0;
-		if (!fallocate(file->fd, zero, at, len))
-			return 0;
-		if (errno != EOPNOTSUPP && errno != EINVAL && errno != ENOTTY)
-			return -errno;
-	}
+	if (may_unmap && !fallocate(file->fd, punch, at, len))
+		return 0;
+	if (!fallocate(file->fd, zero, at, len))
+		return 0;
+	return errno == EINVAL || errno == ENOTTY ? -EOPNOTSUPP : -errno;
+}
+
+/* Part of a block; what lies past the end of the file is zero, as a hole is. */
+static int zero_part(struct td_file *file, uint64_t at, uint64_t len)
+{
+	uint64_t size = file->size;
+	off_t data;
+
+	if (!len || at >= size)
+		return 0;
+	len = min_u64(len, size - at);
+	data = file->device ? (off_t)at : lseek(file->fd, at, SEEK_DATA);
+	if (data < 0 ? errno == ENXIO : (uint64_t)data >= at + len)
+		return 0;
 	return write_zeroes(file, at, len);
+}
+
+static int zero_range(struct td_file *file, uint64_t at, uint64_t len, bool may_unmap)
+{
+	uint64_t from = at, whole = len, end;
+	int err;
+
+	file_discard_span(file, &from, &whole);
+	if (!whole)
+		return zero_part(file, at, len);
+	err = zero_blocks(file, from, whole, may_unmap);
+	if (err == -EOPNOTSUPP)
+		err = write_zeroes(file, from, whole);
+	end = from + whole;
+	if (!err)
+		err = zero_part(file, at, from - at);
+	return err ? err : zero_part(file, end, at + len - end);
 }
 
 int file_zero(struct td_file *file, uint64_t at, uint64_t len, bool may_unmap)

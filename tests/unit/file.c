@@ -14,15 +14,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <linux/magic.h>
 #include <linux/seccomp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -353,6 +356,59 @@ static void extents_tell_holes(void)
 	assert_int_equal(op->op.extent.flags, 0);
 }
 
+/* Pages of the file that the page cache has. */
+static unsigned pages_cached(size_t len)
+{
+	unsigned char in[MiB / 4096];
+	unsigned pages = 0;
+	void *map;
+	int fd = open(rig.path, O_RDONLY | O_CLOEXEC);
+
+	assert_true(fd >= 0 && len <= MiB);
+	map = mmap(NULL, len, PROT_READ, MAP_SHARED, fd, 0);
+	assert_ptr_not_equal(map, MAP_FAILED);
+	assert_int_equal(mincore(map, len, in), 0);
+	for (size_t i = 0; i < (len + 4095) / 4096; i++)
+		pages += in[i] & 1;
+	munmap(map, len);
+	close(fd);
+	return pages;
+}
+
+/* A page that is changed there while direct writes go to the same block of the file is
+ * written over them, or makes the next fsync fail. */
+static void parts_of_blocks_never_pass_the_page_cache(void)
+{
+	struct statfs fs;
+	int fd;
+
+	file_make(MiB - 512);
+	assert_int_equal(statfs(rig.path, &fs), 0);
+	if (fs.f_type == TMPFS_MAGIC)
+		skip();
+	file_open(TD_FILE_WRITE, 0);
+	fd = open(rig.path, O_RDWR | O_CLOEXEC);
+	assert_int_equal(fsync(fd), 0);
+	assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+	close(fd);
+	assert_int_equal(pages_cached(MiB - 512), 0);
+	op_start(TD_WRITE_ZEROES, 512, 512, 0, 0);
+	op_start(TD_WRITE_ZEROES, 8192 + 512, 16384, 0, 0);
+	op_start(TD_DISCARD, 65536 + 512, 512, 0, 0);
+	op_start(TD_DISCARD, 131072 + 512, 16384, 0, 0);
+	assert_int_equal(ops_wait(), 0);
+	assert_int_equal(pages_cached(MiB - 512), 0);
+	assert_int_equal(td_file_truncate(rig.file, MiB), 0);
+	assert_int_equal(pages_cached(MiB), 0);
+	expect_bytes(0, 512, 'o');
+	expect_bytes(512, 512, 0);
+	expect_bytes(1024, 7680, 'o');
+	expect_bytes(8704, 16384, 0);
+	expect_bytes(25088, 40960, 'o');
+	expect_bytes(66048, 65536, 'o');
+	expect_bytes(MiB - 512, 512, 0);
+}
+
 /* An alignment that has been guessed from a read that found nothing to read. */
 static void a_file_too_short_to_tell_is_taken_as_4096(void)
 {
@@ -480,6 +536,7 @@ PROMISE(a_transfer_that_falls_short_goes_on)
 PROMISE(a_file_cut_short_is_an_error_not_stale_bytes)
 PROMISE(a_file_that_many_lengthen_at_once_has_the_last_length)
 PROMISE(extents_tell_holes)
+PROMISE(parts_of_blocks_never_pass_the_page_cache)
 PROMISE(a_file_too_short_to_tell_is_taken_as_4096)
 PROMISE(a_refused_file_leaves_nothing_open)
 
@@ -505,6 +562,7 @@ int main(int argc, char **argv)
 		BOTH(a_file_cut_short_is_an_error_not_stale_bytes)
 		BOTH(a_file_that_many_lengthen_at_once_has_the_last_length)
 		BOTH(extents_tell_holes)
+		BOTH(parts_of_blocks_never_pass_the_page_cache)
 		BOTH(a_file_too_short_to_tell_is_taken_as_4096)
 		BOTH(a_refused_file_leaves_nothing_open)
 #if defined(HAVE_URING) && defined(HAVE_AIO)

@@ -69,11 +69,11 @@ int vhd_open_map(struct vhd *vhd, struct td_why *why)
 		err = td_cache_new(vhd->img, vhd->file, &cache, &vhd->cache, why);
 	if (!err && !vhd->img->read_only)
 		err = td_space_new(vhd->img, vhd->file, vhd->cache, VHD_ALIGN, end, &vhd->space, why);
+	if (!err && vhd->space)
+		err = td_space_tail(vhd->space, &vhd->layout.footer, sizeof(vhd->layout.footer),
+				    vhd->layout.footer_at, why);
 	if (err)
 		return err;
-	if (vhd->space)
-		td_space_tail(vhd->space, &vhd->layout.footer, sizeof(vhd->layout.footer),
-			      vhd->layout.footer_at);
 	config.cache = vhd->cache;
 	config.space = vhd->space;
 	return td_map_new(vhd->img, &config, &vhd->map, why);
