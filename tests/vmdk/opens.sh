@@ -127,6 +127,20 @@ second_copies() {
 	must "$QCOW_CHECK" vmdk:a.vmdk
 }
 
+# Tables have places of their own: none in the descriptor, none in each other.
+overlaps() {
+	must "$VMDK_CREATE" good.vmdk 9437184 monolithicSparse
+	must "$QCOW_CHECK" vmdk:good.vmdk
+	directory=$(($(od -An -tu8 -j 56 -N 8 good.vmdk) * 512))
+	for sector in 07000000 "$(peek good.vmdk $(($(od -An -tu8 -j 48 -N 8 good.vmdk) * 512)) 4)"; do
+		cp good.vmdk a.vmdk
+		poke a.vmdk $directory "$sector"
+		"$QCOW_CHECK" vmdk:a.vmdk >out.txt
+		[ $? = 3 ] || fail "a table where something else lies: $(cat out.txt)"
+		grep -q 'lies where something else does' out.txt || fail "says $(cat out.txt)"
+	done
+}
+
 headers() {
 	must "$VMDK_CREATE" good.vmdk 9437184 monolithicSparse
 	while read -r at bytes what; do

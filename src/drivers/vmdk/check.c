@@ -97,6 +97,15 @@ static void compare(struct walk *walk, uint64_t number)
 		    (unsigned long long)differ, (unsigned long long)number);
 }
 
+static void take_table(struct walk *walk, uint64_t number, unsigned copy)
+{
+	uint64_t at = vmdk_table_at(walk->e, walk->e->table[copy][number]);
+
+	if (!take_sectors(walk, at, walk->table_len))
+		say(walk, "grain table %llu, at %llu, lies where something else does",
+		    (unsigned long long)number, (unsigned long long)at);
+}
+
 static int walk_table(struct walk *walk, uint64_t number)
 {
 	struct vmdk_extent *e = walk->e;
@@ -105,7 +114,7 @@ static int walk_table(struct walk *walk, uint64_t number)
 
 	if (err)
 		return err == -ENOENT || err == -EBADMSG ? 0 : err;
-	take_sectors(walk, vmdk_table_at(e, e->table[0][number]), walk->table_len);
+	take_table(walk, number, 0);
 	for (uint64_t i = 0; i < walk->table_len; i += entry, offset += e->layout.grain)
 		if (offset < e->end - e->start)
 			walk_entry(walk, e->start + offset, walk->table + i);
@@ -114,7 +123,7 @@ static int walk_table(struct walk *walk, uint64_t number)
 	err = table_read(walk, number, 1, walk->other);
 	if (err)
 		return err == -ENOENT || err == -EBADMSG ? 0 : err;
-	take_sectors(walk, vmdk_table_at(e, e->table[1][number]), walk->table_len);
+	take_table(walk, number, 1);
 	if (!e->layout.unclean)
 		compare(walk, number);
 	return 0;
@@ -132,14 +141,20 @@ static void count_leaks(struct walk *walk)
 	walk->check->leaks += lost / (walk->e->layout.grain / VMDK_SECTOR);
 }
 
-static void take_directories(struct walk *walk)
+/* Header, descriptor and directories. */
+static void take_head(struct walk *walk)
 {
 	const struct vmdk_layout *layout = &walk->e->layout;
 	uint64_t len = layout->tables * vmdk_entry_size(layout);
+	bool alone = take_sectors(walk, 0, VMDK_SECTOR);
 
-	take_sectors(walk, layout->gd_at, len);
+	if (layout->text_len)
+		alone &= take_sectors(walk, layout->text_at, layout->text_len);
+	alone &= take_sectors(walk, layout->gd_at, len);
 	if (layout->rgd_at)
-		take_sectors(walk, layout->rgd_at, len);
+		alone &= take_sectors(walk, layout->rgd_at, len);
+	if (!alone)
+		say(walk, "header, descriptor and directories lie in each other's places");
 }
 
 static int walk_extent(struct walk *walk)
@@ -163,7 +178,7 @@ static int walk_extent(struct walk *walk)
 	if (!walk->table || !walk->other)
 		err = -ENOMEM;
 	if (!err)
-		take_directories(walk);
+		take_head(walk);
 	for (uint64_t i = 0; i < e->layout.tables && !err; i++)
 		err = walk_table(walk, i);
 	if (!err)
