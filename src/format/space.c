@@ -55,6 +55,8 @@ struct td_space {
 	struct td_cache *cache;
 	uint32_t unit;
 	uint64_t end;     /* first byte that is nobody's */
+	uint64_t home;    /* where the file, or its tail, goes back to if it stays so */
+	bool taken;       /* it did not */
 	uint64_t ready;   /* the file is this long */
 	uint64_t target;  /* what the running work makes it */
 	uint64_t need;    /* ... or at least this */
@@ -166,11 +168,12 @@ static int grow_now(struct td_space *space, uint64_t need)
 			return -EBUSY;
 		usleep(1000);
 	}
-	need = max_u64(need, space->device ? space->ready : td_file_size(space->file));
-	if (!err && space->device)
+	if (space->device)
+		need = max_u64(need, space->ready);
+	else
+		need = whole(space, max_u64(need, td_file_size(space->file) - space->tail_len));
+	if (!err)
 		err = lengthen(space, need);
-	else if (!err)
-		err = td_file_truncate(space->file, need = whole(space, need));
 	if (!err)
 		space->ready = need;
 	return err;
@@ -241,6 +244,7 @@ void td_space_take(struct td_space *space, uint64_t at, uint64_t len)
 		return;
 	}
 	space->end = at + len;
+	space->taken = true;
 	if (!space->growing && !td_cache_blocks(space->cache) &&
 	    space->ready < space->end + space->step / 2 &&
 	    (!space->device || space->ready < td_file_size(space->file)))
@@ -303,6 +307,7 @@ int td_space_new(struct td_image *img, struct td_file *file, struct td_cache *ca
 	space->end = end;
 	space->device = td_file_is_device(file);
 	space->ready = space->device ? end : td_file_size(file);
+	space->home = min_u64(space->ready, end);
 	space->step = STEP_MIN;
 	space->work.run = grow_run;
 	space->work.done = grow_ended;
@@ -316,26 +321,29 @@ int td_space_tail(struct td_space *space, const void *tail, uint32_t len, uint64
 	assert(len <= TD_TAIL_MAX);
 	memcpy(space->tail, tail, len);
 	space->tail_len = len;
-	space->tail_at = space->ready = at;
+	space->tail_at = space->ready = space->home = at;
 	return make_whole(space, why);
 }
 
 /* What is left over is cut off; after a kill it stays, as a hole. */
 static void cut(struct td_space *space)
 {
+	uint64_t to = space->taken ? space->end : space->home;
 	int err = 0;
 
+	if (space->device || space->ready <= to)
+		return;
 	if (space->tail_len)
-		err = td_file_write(space->file, space->tail, space->tail_len, space->end);
+		err = td_file_write(space->file, space->tail, space->tail_len, to);
 	if (!err)
-		err = td_file_truncate(space->file, space->end + space->tail_len);
+		err = td_file_truncate(space->file, to + space->tail_len);
 	if (!err && space->tail_len)
 		td_file_sync(space->file);
 }
 
 void td_space_free(struct td_space *space)
 {
-	if (space && space->ready > space->end && !space->device)
+	if (space)
 		cut(space);
 	free(space);
 }

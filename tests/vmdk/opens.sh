@@ -219,7 +219,7 @@ s/^RW [0-9]*/RW 0/|an extent without a size
 s/^RW [0-9]*/RW 99999999999999999999999/|an extent without a size
 s/^RW [0-9]*/RW 2049/|a-flat.vmdk: has 1048576 bytes, and 1049088 from 0
 /^RW/s/0$/18014398509481983/|the offset of an extent is no number
-s/0$/9007199254740991/|a-flat.vmdk: has 1048576 bytes, and
+/^RW/s/0$/9007199254740991/|a-flat.vmdk: has 1048576 bytes, and
 s/FLAT/VMFSRDM/|extents of type 'VMFSRDM' are not supported
 s/"a-flat.vmdk"/a-flat.vmdk/|an extent without the name of its file
 s/"a-flat.vmdk"/""/|an extent without the name of its file
