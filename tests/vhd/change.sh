@@ -33,10 +33,10 @@ sizes() {
 		rm -f a model
 		must qemu-img create -q -f vpc -o subformat=$kind a 9M
 		truncate -s "$(qemu-img info -f vpc --output json a | sed -n 's/.*"virtual-size": \([0-9]*\).*/\1/p')" model
-		theirs a model 9000000
 		cp a as_it_was
 		writes a model ops=0
 		must cmp a as_it_was
+		theirs a model 9000000
 		grow a model 21M
 		theirs a model 20000000
 		writes a model seed="$seed" ops=150
