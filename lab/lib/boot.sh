@@ -30,12 +30,16 @@ lab_boot() {
 }
 
 lab_start() {
-	local dom0_memory=$((memory / 2))M
+	local dom0_memory=$((memory / 2))M disk_words=()
+	[[ ! $disk ]] || disk_words=(-drive "if=none,id=disk,file=disk.img,format=raw,cache=unsafe"
+		-device virtio-blk-pci,drive=disk)
 	(
 		cd "$state" || exit
 		rm -f serial.log serial.sock qemu.pid qemu.out store.img host/ready
 		rm -f host/jobs/*
 		truncate -s "$store" store.img
+		rm -f disk.img
+		[[ ! $disk ]] || truncate -s "$disk" disk.img
 		PATH=$PATH:/usr/sbin:/sbin mkfs.ext4 -q -L store -m 0 store.img
 		setsid timeout "$lifetime" qemu-system-x86_64 \
 			-accel tcg,thread=multi -cpu max,-smap,-rdtscp \
@@ -44,7 +48,7 @@ lab_start() {
 			-kernel xen -append "$xen_words dom0_mem=$dom0_memory,max:$dom0_memory" \
 			-initrd "vmlinux $dom0_words $append,dom0.cpio" \
 			-drive if=none,id=store,file=store.img,format=raw,cache=unsafe,discard=unmap \
-			-device virtio-blk-pci,drive=store \
+			-device virtio-blk-pci,drive=store "${disk_words[@]}" \
 			-fsdev local,id=host,path=host,security_model=none \
 			-device virtio-9p-pci,fsdev=host,mount_tag=host \
 			-chardev socket,id=serial,path=serial.sock,server=on,wait=off,logfile=serial.log \

@@ -25,8 +25,8 @@ lab_build() {
 	mkdir -p "$state"/{host/jobs,host/guest,parts}
 	work=$state/parts
 
-	ln -f "$cache/xen/$xen/xen" "$state/xen" 2>/dev/null ||
-		cp "$cache/xen/$xen/xen" "$state/xen"
+	ln -f "$(xen_entry)/xen" "$state/xen" 2>/dev/null ||
+		cp "$(xen_entry)/xen" "$state/xen"
 	ln -f "$cache/kernel/$kernel/vmlinux" "$state/vmlinux" 2>/dev/null ||
 		cp "$cache/kernel/$kernel/vmlinux" "$state/vmlinux"
 
@@ -36,7 +36,7 @@ lab_build() {
 	install -m 755 "$LAB_HOME/dom0/guest" "$work/dom0/usr/bin/guest"
 	[[ ! $tree ]] || tree_add "$work/dom0" "$tree"
 	root_pack "$work/dom0" "$work/dom0.cpio"
-	cat "$cache/xen/$xen/dom0.cpio" "$work/dom0.cpio" >"$state/dom0.cpio"
+	cat "$(xen_entry)/dom0.cpio" "$work/dom0.cpio" >"$state/dom0.cpio"
 
 	guest_base "$work/base"
 	for series in $(printf '%s\n' "${guest_kernels[@]}" | sort -uV); do
@@ -51,7 +51,7 @@ lab_build() {
 
 # usage: guest_base DIR   (what guests of every kernel have in common)
 guest_base() {
-	local from=$cache/xen/$xen/root applet
+	local from=$(xen_entry)/root applet
 	root_make "$1"
 	for applet in $("$from/usr/bin/busybox" --list); do
 		ln -s busybox "$1/usr/bin/$applet"
@@ -125,7 +125,7 @@ programs_add() {
 # Adds DIR, and from the build host the libraries that its programs need and
 # the ram disk's own release does not have.
 tree_add() {
-	local root=$1 dir=$2 from=$cache/xen/$xen/root file path found
+	local root=$1 dir=$2 from=$(xen_entry)/root file path found
 	tar -c -C "$dir" . | root_add "$root"
 	while read -r -d '' file; do
 		[[ $(head -c 4 "$file" | tr -d '\0') = $'\x7fELF' ]] || continue

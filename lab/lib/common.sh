@@ -42,6 +42,11 @@ since() {
 	printf '%d.%d s' $((ms / 1000)) $((ms % 1000 / 100))
 }
 
+# Where the cache has this Xen, its domain 0 with the packages that were asked for.
+xen_entry() {
+	echo "$cache/xen/$xen${packages:+ $packages}" | tr ' ' +
+}
+
 # usage: root_make DIR   (an empty root in which /bin, /lib... are in /usr)
 root_make() {
 	local dir

@@ -7,7 +7,7 @@
 #
 #   apt/CODENAME/   apt's private folders: sources, indexes
 #   deb/CODENAME/   packages as downloaded
-#   xen/VERSION/    xen (the hypervisor), root/ (domain 0's user land),
+#   xen/VERSION/    (and +PACKAGE... with --packages) xen (the hypervisor), root/ (domain 0's user land),
 #                   dom0.cpio and guest.cpio (made of root/)
 #   kernel/SERIES/  vmlinux, modules/, release
 #
@@ -205,13 +205,14 @@ recipe() {
 }
 
 xen_fetch() {
-	local dir=$cache/xen/$xen new=$cache/xen/.new.$$ list files file start
+	local dir new=$cache/xen/.new.$$ list files file start
 	local root=$new/root
+	dir=$(xen_entry)
 	entry_fresh "$dir" && return
 	start=$(now_ms)
 	apt_setup "$xen_codename"
 	list=$(apt_closure "$xen_codename" "xen-hypervisor-$xen-amd64" \
-		"xen-utils-$xen" "${dom0_packages[@]}" | grep -vE "$unused_packages")
+		"xen-utils-$xen" "${dom0_packages[@]}" $packages | grep -vE "$unused_packages")
 	[[ $list ]] || die "Xen $xen is not among the packages of $xen_codename"
 	entry_same "$dir" "$list" && return
 
