@@ -120,6 +120,7 @@ one() {
 }
 
 end() {
+	((!$?)) || tail -n 5 /var/log/xen/qemu-dm-bench.log /host/blktapctrl.log 2>/dev/null
 	guest kill bench 2>/dev/null || true
 	umount /mnt/bench 2>/dev/null || true
 	losetup -D

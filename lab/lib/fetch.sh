@@ -225,6 +225,11 @@ xen_fetch() {
 			--exclude='*/gconv' --exclude='*/systemd' --exclude='./etc/init.d' \
 			--exclude='./usr/lib/debug' --exclude='./usr/lib/xen-*/lib/python'
 	done
+	# Without a keyboard's map QEMU does not start, not even to serve disks.
+	for file in $files; do
+		[[ $file != */qemu-system-data_* ]] || dpkg-deb --fsys-tarfile "$file" |
+			root_add "$root" ./usr/share/qemu/keymaps/en-us
+	done
 	# QEMU's multiboot loader does not decompress.
 	gzip -dc "$root/boot/xen-$xen"*-amd64.gz >"$new/xen"
 	rm -rf "$root"/{boot,tmp}
