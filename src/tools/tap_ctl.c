@@ -17,13 +17,14 @@
 #include "base/num.h"
 #include "config.h"
 #include "tools/spec_here.h"
+#include "tools/tap_ctl_ram.h"
 
 /* What scripts can rely on; see tap-ctl(8). */
 enum {
 	EXIT_REFUSED = 1,   /* the daemon says why */
 	EXIT_USAGE = 2,
 	EXIT_NO_DAEMON = 3,
-	EXIT_NO_DISK = 4,   /* no disk of that name */
+	EXIT_NO_DISK = 4,   /* no disk, or RAM disk, of that name */
 };
 
 #define ANSWER_SECONDS 120 /* unless --timeout says otherwise */
@@ -52,6 +53,8 @@ static const struct td_arg common_rows[] = {
 	{ "engine", 0, "NAME", OPTION(engine), "io_uring or libaio (the best there is)" }
 #define DETACH \
 	{ "force", 'f', NULL, OPTION(force), "kill its tapdisk; also while a guest uses it" }
+#define RAM \
+	{ "force", 'f', NULL, OPTION(force), "replace the image; load below guests that use it" }
 #define STOP \
 	{ "all", 'a', NULL, OPTION(all), "detach every disk first" }
 
@@ -62,6 +65,11 @@ static const struct td_arg attach_rows[] = {
 
 static const struct td_arg detach_rows[] = {
 	DETACH,
+	COMMON,
+};
+
+static const struct td_arg ram_rows[] = {
+	RAM,
 	COMMON,
 };
 
@@ -165,6 +173,32 @@ static void print_stats(json_t *answer)
 			print_value(key, op, 0);
 }
 
+static void print_ram_row(json_t *ram)
+{
+	json_t *disks = json_object_get(ram, "disks"), *disk;
+	char size[32], used[32], page[32];
+	size_t i;
+
+	printf("%-16s %7s %7s %5s ", text_of(ram, "name"),
+	       size_text(json_integer_value(json_object_get(ram, "size")), size, sizeof(size)),
+	       size_text(json_integer_value(json_object_get(ram, "used")), used, sizeof(used)),
+	       size_text(json_integer_value(json_object_get(ram, "huge_page")), page,
+			 sizeof(page)));
+	json_array_foreach(disks, i, disk)
+		printf("%s%s", i ? "," : "", text_of(disk, "name"));
+	putchar('\n');
+}
+
+static void print_ram_list(json_t *answer)
+{
+	json_t *ram;
+	size_t i;
+
+	printf("%-16s %7s %7s %5s %s\n", "NAME", "SIZE", "USED", "HUGE", "DISKS");
+	json_array_foreach(json_object_get(answer, "ram"), i, ram)
+		print_ram_row(ram);
+}
+
 static void print_name(json_t *answer)
 {
 	puts(text_of(answer, "name"));
@@ -233,15 +267,39 @@ static json_t *params_xen_detach(char **words, const struct options *options)
 	return json_pack("{s:s, s:s}", "domain", words[0], "vdev", words[1]);
 }
 
+/* ---- what follows the answer ------------------------------------------------------------- */
+
+static int ram_copied(char **words, const struct options *options, json_t *answer, bool load)
+{
+	int err = ram_copy(&(struct ram_copy){ .name = words[0], .image = words[1], .load = load,
+					       .force = options->force, .json = options->json },
+			   answer);
+
+	return !err ? EXIT_SUCCESS : err == -ENODEV ? EXIT_NO_DISK : EXIT_REFUSED;
+}
+
+static int ram_save(char **words, const struct options *options, json_t *answer)
+{
+	return ram_copied(words, options, answer, false);
+}
+
+static int ram_load(char **words, const struct options *options, json_t *answer)
+{
+	return ram_copied(words, options, answer, true);
+}
+
 /* ---- commands ----------------------------------------------------------------------------- */
 
 static const struct command {
-	const char *name, *words; /* the daemon's method has the same name */
+	const char *name, *words;
 	int word_count;
 	const struct td_arg *rows;
 	json_t *(*params)(char **words, const struct options *options);
 	void (*print)(json_t *answer);
 	const char *help;
+	const char *method; /* of the daemon; NULL: it has the same name */
+	/* the rest of the work, with the answer; NULL: it is printed */
+	int (*then)(char **words, const struct options *options, json_t *answer);
 } commands[] = {
 	{ "list", "", 0, common_rows, params_none, print_list, "all disks" },
 	{ "info", "NAME", 1, common_rows, params_name, print_info, "all about one disk" },
@@ -255,6 +313,11 @@ static const struct command {
 	  "serve a disk at unix:PATH or tcp:HOST:PORT, too" },
 	{ "nbd-close", "NAME ADDRESS", 2, common_rows, params_nbd, print_nothing,
 	  "serve it there no longer" },
+	{ "ram-list", "", 0, common_rows, params_none, print_ram_list, "all RAM disks" },
+	{ "ram-save", "NAME TYPE:TARGET", 2, ram_rows, params_none, NULL,
+	  "copy a RAM disk into a new image", "ram-list", ram_save },
+	{ "ram-load", "NAME TYPE:TARGET", 2, ram_rows, params_none, NULL,
+	  "copy an image into a RAM disk; what is behind it is zeroed", "ram-list", ram_load },
 	{ "xen-attach", "DOMAIN tap:TYPE:TARGET,VDEV,MODE", 2, common_rows, params_xen_attach,
 	  print_connected, "give a Xen guest a disk, without xl" },
 	{ "xen-detach", "DOMAIN VDEV", 2, common_rows, params_xen_detach, print_nothing,
@@ -327,11 +390,17 @@ static int no_daemon(int err, const char *text)
 	return EXIT_NO_DAEMON;
 }
 
-static int print_answer(const struct command *command, const struct options *options,
-			const char *text)
+static int use_answer(const struct command *command, const struct options *options, char **words,
+		      const char *text)
 {
 	json_t *answer = json_loads(text, JSON_DECODE_ANY, NULL);
+	int code;
 
+	if (command->then) {
+		code = command->then(words, options, answer);
+		json_decref(answer);
+		return code;
+	}
 	if (options->json) {
 		json_dumpf(answer, stdout, JSON_INDENT(2) | JSON_ENCODE_ANY);
 		putchar('\n');
@@ -375,13 +444,14 @@ static int run(const struct command *command, const struct options *options, cha
 	err = td_client_open(options->socket, &client, &error);
 	if (err)
 		return no_daemon(err, error.text);
-	err = td_client_call(client, command->name, text, limit, &answer, &error);
+	err = td_client_call(client, command->method ? command->method : command->name, text, limit,
+			     &answer, &error);
 	td_client_close(client);
 	if (err == -ETIME)
 		return complain(EXIT_NO_DAEMON, error.text);
 	if (err)
 		return complain(err == -ENODEV ? EXIT_NO_DISK : EXIT_REFUSED, error.text);
-	return print_answer(command, options, answer);
+	return use_answer(command, options, words, answer);
 }
 
 int main(int argc, char **argv)

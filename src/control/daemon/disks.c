@@ -195,6 +195,25 @@ static int name_pick(struct td_disks *disks, const char *wish, char *name, size_
 	return 0;
 }
 
+/* The memory is one for all disks of the name. One that has not said yet what it is, to
+ * a daemon that found it running, may have it. */
+static int tapdisk_memory(struct td_tapdisk *tap, const struct td_spec *spec,
+			  struct td_why *why)
+{
+	struct td_disks *disks = tap->disks;
+	bool huge = td_spec_flag(spec, "huge");
+	int err;
+
+	LIST_FOR(struct td_tapdisk, other, &disks->all, link)
+		if (!other->spec && !td_memory_find(&disks->memories, spec->target))
+			return td_fail(why, -EAGAIN, "ram:%s: tapdisk %d has not answered this "
+				       "daemon yet, and may have it", spec->target,
+				       (int)td_tapdisk_pid(other));
+	err = td_memory_get(&disks->memories, spec->target, huge, &tap->memory);
+	return err ? td_fail(why, err, "ram:%s: %s: %s", spec->target,
+			     huge ? "no huge pages here" : "memory", strerror(-err)) : 0;
+}
+
 static int tapdisk_prepare(struct td_tapdisk *tap, const struct td_tapdisk_want *want,
 			   struct td_why *why)
 {
@@ -207,11 +226,8 @@ static int tapdisk_prepare(struct td_tapdisk *tap, const struct td_tapdisk_want 
 	td_tapdisk_set_user(tap, want->user);
 	if (!tap->spec)
 		err = td_fail(why, -ENOMEM, "%s", strerror(ENOMEM));
-	if (!err && !strcmp(spec.type, "ram")) {
-		err = td_memory_get(&tap->disks->memories, spec.target, &tap->memory);
-		if (err)
-			td_fail(why, err, "memory for %s: %s", want->spec, strerror(-err));
-	}
+	if (!err && !strcmp(spec.type, "ram"))
+		err = tapdisk_memory(tap, &spec, why);
 	if (!err)
 		err = td_tapdisk_claim(tap, &spec, want->read_only, why);
 	td_spec_free(&spec);
@@ -278,7 +294,8 @@ static void adopt_memory(struct td_tapdisk *tap, struct td_spec *spec)
 	err = td_memory_adopt(&tap->disks->memories, spec->target, td_tapdisk_pid(tap),
 			      atoi(last->value), &tap->memory);
 	if (err)
-		td_log(tap->name, LOG_WARNING, "its memory cannot be shared: %s", strerror(-err));
+		td_log(tap->name, LOG_WARNING, "its memory cannot be shared: %s",
+		       err == -EEXIST ? "another one has the name" : strerror(-err));
 	*comma = 0;
 }
 

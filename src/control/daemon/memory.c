@@ -7,10 +7,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 struct td_memory {
@@ -20,7 +23,7 @@ struct td_memory {
 	char name[];
 };
 
-static struct td_memory *memory_find(struct list *all, const char *name)
+struct td_memory *td_memory_find(struct list *all, const char *name)
 {
 	LIST_FOR(struct td_memory, memory, all, link)
 		if (!strcmp(memory->name, name))
@@ -55,26 +58,31 @@ static int memory_share(struct td_memory *memory, struct td_memory **out)
 	return 0;
 }
 
-int td_memory_get(struct list *all, const char *name, struct td_memory **out)
+int td_memory_get(struct list *all, const char *name, bool huge, struct td_memory **out)
 {
-	struct td_memory *memory = memory_find(all, name);
+	struct td_memory *memory = td_memory_find(all, name);
+	unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB : 0);
 
 	if (memory)
 		return memory_share(memory, out);
-	return memory_add(all, name, memfd_create("blktap-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING),
-			  out);
+	return memory_add(all, name, memfd_create("blktap-ram", flags), out);
 }
 
 int td_memory_adopt(struct list *all, const char *name, pid_t pid, int fd,
 		    struct td_memory **out)
 {
-	struct td_memory *memory = memory_find(all, name);
+	struct td_memory *memory = td_memory_find(all, name);
+	struct stat ours, its;
 	char path[64];
 
-	if (memory)
-		return memory_share(memory, out);
 	snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, fd);
-	return memory_add(all, name, open(path, O_RDWR | O_CLOEXEC), out);
+	if (!memory)
+		return memory_add(all, name, open(path, O_RDWR | O_CLOEXEC), out);
+	if (fstat(memory->fd, &ours) < 0 || stat(path, &its) < 0)
+		return -errno;
+	if (ours.st_dev != its.st_dev || ours.st_ino != its.st_ino)
+		return -EEXIST;
+	return memory_share(memory, out);
 }
 
 void td_memory_put(struct td_memory *memory)
@@ -89,4 +97,25 @@ void td_memory_put(struct td_memory *memory)
 int td_memory_fd(const struct td_memory *memory)
 {
 	return memory->fd;
+}
+
+struct td_memory *td_memory_next(struct list *all, struct td_memory *memory)
+{
+	struct list *next = memory ? memory->link.next : all->next;
+
+	return next == all ? NULL : list_item(next, struct td_memory, link);
+}
+
+void td_memory_facts(const struct td_memory *memory, struct td_memory_facts *out)
+{
+	struct statfs fs;
+	struct stat st;
+
+	*out = (struct td_memory_facts){ .name = memory->name, .fd = memory->fd };
+	if (!fstat(memory->fd, &st)) {
+		out->size = st.st_size;
+		out->used = st.st_blocks * 512ull;
+	}
+	if (!fstatfs(memory->fd, &fs) && fs.f_type == HUGETLBFS_MAGIC)
+		out->page = fs.f_bsize;
 }

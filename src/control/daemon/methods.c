@@ -6,7 +6,9 @@
 #include "control/daemon/methods.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/guard.h"
 #include "control/daemon/tapdisk.h"
@@ -55,6 +57,37 @@ static void method_list(void *arg, struct td_rpc_call *call, json_t *params)
 	while ((tap = td_disks_next(methods->disks, tap)))
 		json_array_append_new(disks, disk_json(tap));
 	td_rpc_answer(call, json_pack("{s:o}", "disks", disks));
+}
+
+static json_t *memory_json(struct td_disks *disks, const struct td_memory *memory)
+{
+	struct td_memory_facts facts;
+	struct td_tapdisk *tap = NULL;
+	json_t *users = json_array();
+	char path[64];
+
+	td_memory_facts(memory, &facts);
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)getpid(), facts.fd);
+	while ((tap = td_disks_next(disks, tap)))
+		if (tap->memory == memory)
+			json_array_append_new(users, disk_json(tap));
+	return json_pack("{s:s, s:I, s:I, s:I, s:s, s:o}", "name", facts.name, "size",
+			 (json_int_t)facts.size, "used", (json_int_t)facts.used, "huge_page",
+			 (json_int_t)facts.page, "memory", path, "disks", users);
+}
+
+static void method_ram_list(void *arg, struct td_rpc_call *call, json_t *params)
+{
+	struct td_disks *disks = ((struct td_methods *)arg)->disks;
+	struct td_memory *memory = NULL;
+	json_t *all;
+
+	if (!td_rpc_params(call, params, "{}"))
+		return;
+	all = json_array();
+	while ((memory = td_memory_next(&disks->memories, memory)))
+		json_array_append_new(all, memory_json(disks, memory));
+	td_rpc_answer(call, json_pack("{s:o}", "ram", all));
 }
 
 /* The disk that is named, in a state to be asked; NULL: the call is refused. */
@@ -293,6 +326,7 @@ static void method_stop(void *arg, struct td_rpc_call *call, json_t *params)
 
 static const struct td_rpc_row disk_methods[] = {
 	{ "list", method_list },
+	{ "ram-list", method_ram_list },
 	{ "info", method_info },
 	{ "stats", method_stats },
 	{ "attach", method_attach },
