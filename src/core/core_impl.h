@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <sys/types.h>
 
+#include "base/count.h"
 #include "base/list.h"
 #include "base/log.h"
 #include "core/disk.h"
@@ -22,15 +23,6 @@
 #define TD_IOV_MAX 1024                /* pieces of memory of one request */
 #define TD_IOV_FEW 4
 #define TD_QUEUES_MAX 32
-
-/* Counted on one thread, read on any. */
-typedef _Atomic uint64_t count_t;
-
-static inline void count_add(count_t *count, uint64_t n)
-{
-	atomic_store_explicit(count, atomic_load_explicit(count, memory_order_relaxed) + n,
-			      memory_order_relaxed);
-}
 
 struct td_queue {
 	_Alignas(64) struct td_disk *disk;

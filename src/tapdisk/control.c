@@ -108,9 +108,9 @@ static json_t *xen_json(const struct td_serve *serve)
 	if (!params)
 		return json_null();
 	td_serve_xen_stats(serve, &stats);
-	return json_pack("{s:i, s:i, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}",
-			 "domid", (int)params->domid, "devid", (int)params->devid, "ring_order",
-			 (int)params->ring_order, "protocol", protocol_name[params->protocol],
+	return json_pack("{s:i, s:i, s:i, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}",
+			 "domid", (int)params->domid, "devid", (int)params->devid, "rings",
+			 (int)params->ring_count, "ring_order", (int)params->ring_order, "protocol", protocol_name[params->protocol],
 			 "data", data_name[params->data], "requests", (json_int_t)stats.requests,
 			 "segments", (json_int_t)stats.segments, "indirect",
 			 (json_int_t)stats.indirect, "mapped", (json_int_t)stats.mapped,
@@ -125,10 +125,10 @@ static json_t *info_json(const struct td_control *control)
 	json_t *nbd = json_array();
 
 	td_serve_nbd_each(control->serve, add_listener, nbd);
-	return json_pack("{s:o, s:o, s:i, s:I, s:i, s:I, s:b, s:o, s:s, s:o, s:o, s:o}", "name",
+	return json_pack("{s:o, s:o, s:i, s:I, s:i, s:i, s:I, s:b, s:o, s:s, s:o, s:o, s:o}", "name",
 			 text_json(td_disk_name(disk)), "spec", text_json(td_disk_spec(disk)), "pid",
 			 (int)getpid(), "size", (json_int_t)td_disk_size(disk), "block_size",
-			 (int)td_disk_block_size(disk), "cluster",
+			 (int)td_disk_block_size(disk), "queues", (int)td_disk_queues(disk), "cluster",
 			 (json_int_t)td_disk_cluster(disk), "read_only",
 			 td_disk_read_only(disk), "can", can_json(td_disk_can(disk)), "engine",
 			 td_disk_engine(disk), "chain", chain_json(td_disk_top(disk)), "nbd",
@@ -236,19 +236,34 @@ static int word_at(const char *const words[], unsigned count, const char *word)
 	return -1;
 }
 
-static int ring_refs(json_t *refs, struct td_xen_params *to)
+static bool ring_parse(json_t *from, unsigned pages, struct td_xen_ring *to)
 {
-	if (to->ring_order > TD_XEN_MAX_RING_ORDER ||
-	    json_array_size(refs) != (size_t)1 << to->ring_order)
-		return -EINVAL;
-	for (size_t i = 0; i < json_array_size(refs); i++) {
+	json_t *refs = json_object_get(from, "ring-refs");
+	json_int_t channel = json_integer_value(json_object_get(from, "event-channel"));
+
+	if (json_array_size(refs) != pages || channel <= 0 || channel > INT32_MAX)
+		return false;
+	to->event_channel = channel;
+	for (unsigned i = 0; i < pages; i++) {
 		json_int_t ref = json_integer_value(json_array_get(refs, i));
 
 		if (!json_is_integer(json_array_get(refs, i)) || ref < 0 || ref > UINT32_MAX)
-			return -EINVAL;
-		to->ring_refs[i] = ref;
+			return false;
+		to->refs[i] = ref;
 	}
-	return 0;
+	return true;
+}
+
+static bool rings_parse(json_t *rings, struct td_xen_params *to)
+{
+	to->ring_count = json_array_size(rings);
+	if (to->ring_order > TD_XEN_MAX_RING_ORDER || !to->ring_count ||
+	    to->ring_count > TD_XEN_MAX_RINGS)
+		return false;
+	for (unsigned i = 0; i < to->ring_count; i++)
+		if (!ring_parse(json_array_get(rings, i), 1u << to->ring_order, &to->rings[i]))
+			return false;
+	return true;
 }
 
 static void answer_xen_waiter(struct td_control *control, bool broken)
@@ -269,21 +284,21 @@ static bool xen_params(struct td_control *control, struct td_rpc_call *call, jso
 		       struct td_xen_params *out)
 {
 	const char *protocol = "native", *data = "auto";
-	int domid, devid, order = 0, channel, layout, how;
-	json_t *refs;
+	int domid, devid, order = 0, layout, how;
+	json_t *rings;
 
-	if (!td_rpc_params(call, params, "{s:i, s:i, s?i, s:o, s:i, s?s, s?s}", "domid", &domid,
-			   "devid", &devid, "ring-order", &order, "ring-refs", &refs,
-			   "event-channel", &channel, "protocol", &protocol, "data", &data))
+	if (!td_rpc_params(call, params, "{s:i, s:i, s?i, s:o, s?s, s?s}", "domid", &domid,
+			   "devid", &devid, "ring-order", &order, "rings", &rings, "protocol",
+			   &protocol, "data", &data))
 		return false;
 	layout = word_at(protocol_name, ARRAY_SIZE(protocol_name), protocol);
 	how = word_at(data_name, ARRAY_SIZE(data_name), data);
 	*out = (struct td_xen_params){ .domid = domid, .devid = devid, .ring_order = order,
-				       .event_channel = channel, .protocol = layout,
-				       .data = how, .broken = xen_broken, .arg = control };
-	if (domid < 0 || domid > UINT16_MAX || devid < 0 || channel <= 0 || layout < 0 ||
-	    how < 0 || order < 0 || ring_refs(refs, out)) {
-		td_rpc_refuse(call, -EINVAL, "these are no parameters of a ring");
+				       .protocol = layout, .data = how, .broken = xen_broken,
+				       .arg = control };
+	if (domid < 0 || domid > UINT16_MAX || devid < 0 || layout < 0 || how < 0 ||
+	    order < 0 || !rings_parse(rings, out)) {
+		td_rpc_refuse(call, -EINVAL, "these are no parameters of a guest's rings");
 		return false;
 	}
 	return true;

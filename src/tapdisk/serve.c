@@ -35,7 +35,7 @@ struct td_serve {
 	struct td_loop *loop;
 	bool ending; /* no transport is added any more */
 	struct list listeners;
-	struct td_xen *xen; /* NULL: no ring */
+	struct td_xen *xen; /* NULL: no guest */
 	bool xen_closing;
 	struct td_xen_params xen_params;
 	struct td_ratelimit xen_noise;
@@ -179,7 +179,7 @@ int td_serve_xen(struct td_serve *serve, const struct td_xen_params *params,
 	if (serve->ending)
 		return td_fail(why, -ESHUTDOWN, "the disk is being closed");
 	if (serve->xen)
-		return td_fail(why, -EBUSY, "the disk has a ring already, of domain %u",
+		return td_fail(why, -EBUSY, "the disk has rings already, of domain %u",
 			       serve->xen_params.domid);
 	serve->xen_params = *params;
 	serve->xen_params.noise = &serve->xen_noise;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The transports that one disk is served by: any number of NBD addresses, and
- * at most one Xen ring.
+ * at most one Xen guest.
  */
 #ifndef TAPDISK_SERVE_H
 #define TAPDISK_SERVE_H
@@ -28,12 +28,12 @@ void td_serve_nbd_each(const struct td_serve *serve,
 		       void (*each)(void *arg, const char *address, unsigned connections),
 		       void *arg);
 
-/* -EBUSY: there is a ring already. -EOPNOTSUPP: built without Xen. */
+/* -EBUSY: there is a guest already. -EOPNOTSUPP: built without Xen. */
 int td_serve_xen(struct td_serve *serve, const struct td_xen_params *params,
 		 struct td_why *why);
 /* Calls done(arg) when all is drained and unmapped; at once if there is none. */
 void td_serve_xen_close(struct td_serve *serve, void (*done)(void *arg), void *arg);
-/* NULL: no ring. */
+/* NULL: no guest. */
 const struct td_xen_params *td_serve_xen_params(const struct td_serve *serve);
 void td_serve_xen_stats(const struct td_serve *serve, struct td_xen_stats *out);
 

@@ -244,7 +244,7 @@ def a_guest_connects_and_comes_back():
     with host(STAND_IN) as (d, store):
         vbd = ringing(d, store)
         info = d.ctl("info", vbd.name, "--json").json()["xen"]
-        assert info["ring-refs"] == [8] and info["event-channel"] == 5, info
+        assert info["rings"] == [{"ring-refs": [8], "event-channel": 5}], info
         pid = pid_of(d, vbd.name)
         vbd.guest({"state": 5})  # as a boot loader, before the kernel it has loaded
         vbd.wait_state(5)
@@ -254,7 +254,7 @@ def a_guest_connects_and_comes_back():
         vbd.wait_state(2)
         vbd.ring(ring_ref=9)
         vbd.wait_state(4)
-        assert d.ctl("info", vbd.name, "--json").json()["xen"]["ring-refs"] == [9]
+        assert d.ctl("info", vbd.name, "--json").json()["xen"]["rings"][0]["ring-refs"] == [9]
         assert pid_of(d, vbd.name) == pid
         vbd.close()
         wait_for("its end", lambda: not d.disks())

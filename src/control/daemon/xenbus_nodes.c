@@ -133,27 +133,65 @@ void xenbus_remove_attached(struct xenbus_disk *disk)
 	store_change(disk->xs, remove_both, disk);
 }
 
-/* ---- the ring, as the guest has published it ------------------------------------ */
+/* ---- the rings, as the guest has published them ---------------------------------- */
 
-/* The number of a node of the front end; *why names the node. */
-static int front_number(struct xenbus_disk *disk, const char *key, uint64_t max,
+/* The number of a node of a folder of the front end's; *why names the node. */
+static int front_number(struct xenbus_disk *disk, const char *dir, const char *key, uint64_t max,
 			uint64_t *out, struct td_why *why)
 {
-	AUTO_FREE char *text = store_read(disk->xs, XBT_NULL, disk->frontend, key);
+	AUTO_FREE char *text = store_read(disk->xs, XBT_NULL, dir, key);
 
 	if (!text)
-		return td_fail(why, -errno, "%s/%s: %s", disk->frontend, key,
-			       strerror(errno));
+		return td_fail(why, -errno, "%s/%s: %s", dir, key, strerror(errno));
 	if (store_parse(text, max, out))
 		return td_fail(why, -EINVAL, "%s/%s: \"%.32s\" is no number up to %" PRIu64,
-			       disk->frontend, key, text, max);
+			       dir, key, text, max);
 	return 0;
 }
 
-static int front_refs(struct xenbus_disk *disk, uint64_t order, json_t *refs,
+/* Likewise, but it may be missing: then *out stays as it is. */
+static int front_option(struct xenbus_disk *disk, const char *key, uint64_t max, uint64_t *out,
+			struct td_why *why)
+{
+	if (!store_exists(disk->xs, disk->frontend, key))
+		return 0;
+	return front_number(disk, disk->frontend, key, max, out, why);
+}
+
+/* What we, or a back end before us, have offered: this is what the guest may ask for. */
+static uint64_t offered(struct xenbus_disk *disk, const char *key, uint64_t max, uint64_t otherwise)
+{
+	uint64_t value = otherwise;
+
+	store_number(disk->xs, disk->dir, key, UINT32_MAX, &value);
+	return min_u64(value, max);
+}
+
+/* Pages of each ring: by today's node, or by the one that some older front ends use. */
+static int front_order(struct xenbus_disk *disk, uint64_t *order, struct td_why *why)
+{
+	uint64_t max = offered(disk, "max-ring-page-order", TD_XEN_MAX_RING_ORDER, 0);
+	uint64_t pages = 1;
+	int err;
+
+	*order = 0;
+	if (store_exists(disk->xs, disk->frontend, "ring-page-order"))
+		return front_option(disk, "ring-page-order", max, order, why);
+	err = front_option(disk, "num-ring-pages", 1u << max, &pages, why);
+	if (err)
+		return err;
+	if (!is_pow2(pages))
+		return td_fail(why, -EINVAL, "%s/num-ring-pages: %" PRIu64 " is no power of two",
+			       disk->frontend, pages);
+	while (1u << *order < pages)
+		++*order;
+	return 0;
+}
+
+static int front_refs(struct xenbus_disk *disk, const char *dir, uint64_t order, json_t *refs,
 		      struct td_why *why)
 {
-	bool one = !order && store_exists(disk->xs, disk->frontend, "ring-ref");
+	bool one = !order && store_exists(disk->xs, dir, "ring-ref");
 
 	for (unsigned i = 0; i < 1u << order; i++) {
 		char key[16];
@@ -161,12 +199,51 @@ static int front_refs(struct xenbus_disk *disk, uint64_t order, json_t *refs,
 		int err;
 
 		snprintf(key, sizeof(key), one ? "ring-ref" : "ring-ref%u", i);
-		err = front_number(disk, key, UINT32_MAX, &ref, why);
+		err = front_number(disk, dir, key, UINT32_MAX, &ref, why);
 		if (err)
 			return err;
 		json_array_append_new(refs, json_integer((json_int_t)ref));
 	}
 	return 0;
+}
+
+/* One ring, from its folder, to the end of rings. */
+static int front_ring(struct xenbus_disk *disk, const char *dir, uint64_t order, json_t *rings,
+		      struct td_why *why)
+{
+	json_t *refs = json_array();
+	uint64_t channel;
+	int err = front_number(disk, dir, "event-channel", INT32_MAX, &channel, why);
+
+	if (!err)
+		err = front_refs(disk, dir, order, refs, why);
+	if (!err)
+		json_array_append_new(rings, json_pack("{s:O, s:I}", "ring-refs", refs,
+						       "event-channel", (json_int_t)channel));
+	json_decref(refs);
+	return err;
+}
+
+/* A front end of one ring has its nodes in its own folder, one of several in a folder
+ * for each: queue-0, queue-1 ... */
+static int front_rings(struct xenbus_disk *disk, uint64_t order, json_t *rings,
+		       struct td_why *why)
+{
+	uint64_t max = offered(disk, "multi-queue-max-queues", TD_XEN_MAX_RINGS, 1), count = 1;
+	int err = front_option(disk, "multi-queue-num-queues", max, &count, why);
+
+	if (!err && !count)
+		err = td_fail(why, -EINVAL, "%s/multi-queue-num-queues: 0", disk->frontend);
+	if (!err && count == 1)
+		return front_ring(disk, disk->frontend, order, rings, why);
+	for (uint64_t i = 0; !err && i < count; i++) {
+		AUTO_FREE char *dir = NULL;
+
+		if (asprintf(&dir, "%s/queue-%" PRIu64, disk->frontend, i) < 0)
+			return td_fail(why, -ENOMEM, "no memory");
+		err = front_ring(disk, dir, order, rings, why);
+	}
+	return err;
 }
 
 static int front_protocol(struct xenbus_disk *disk, const char **out, struct td_why *why)
@@ -190,40 +267,24 @@ static int front_protocol(struct xenbus_disk *disk, const char **out, struct td_
 /* Everything the guest has published, checked, as tapdisk wants it. */
 int xenbus_read_ring(struct xenbus_disk *disk, json_t **out, struct td_why *why)
 {
-	uint64_t order = 0, channel, queues = 1;
 	const char *protocol;
-	json_t *refs;
-	int err;
+	uint64_t order;
+	json_t *rings;
+	int err = front_order(disk, &order, why);
 
-	if (store_exists(disk->xs, disk->frontend, "multi-queue-num-queues")) {
-		err = front_number(disk, "multi-queue-num-queues", UINT32_MAX, &queues, why);
-		if (err)
-			return err;
-		if (queues != 1)
-			return td_fail(why, -EINVAL, "%s/multi-queue-num-queues: %" PRIu64
-				       " queues were not offered", disk->frontend, queues);
-	}
-	if (store_exists(disk->xs, disk->frontend, "ring-page-order")) {
-		err = front_number(disk, "ring-page-order", TD_XEN_MAX_RING_ORDER, &order,
-				   why);
-		if (err)
-			return err;
-	}
-	err = front_number(disk, "event-channel", INT32_MAX, &channel, why);
 	if (!err)
 		err = front_protocol(disk, &protocol, why);
 	if (err)
 		return err;
-	refs = json_array();
-	err = front_refs(disk, order, refs, why);
+	rings = json_array();
+	err = front_rings(disk, order, rings, why);
 	if (err) {
-		json_decref(refs);
+		json_decref(rings);
 		return err;
 	}
-	*out = json_pack("{s:i, s:i, s:i, s:o, s:I, s:s, s:s}", "domid", (int)disk->domid,
+	*out = json_pack("{s:i, s:i, s:i, s:o, s:s, s:s}", "domid", (int)disk->domid,
 			 "devid", (int)disk->devid, "ring-order", (int)order,
-			 "ring-refs", refs, "event-channel", (json_int_t)channel,
-			 "protocol", protocol, "data", disk->data);
+			 "rings", rings, "protocol", protocol, "data", disk->data);
 	return *out ? 0 : td_fail(why, -ENOMEM, "no memory");
 }
 
@@ -246,6 +307,17 @@ static uint64_t granularity(struct td_tapdisk *tap)
 	json_t *cluster = json_object_get(td_tapdisk_info(tap), "cluster");
 
 	return max_u64((uint64_t)json_integer_value(cluster), td_tapdisk_block_size(tap));
+}
+
+/* As many rings as the disk has queues. More may have been offered already: by
+ * xen-blkback, to a guest that has chosen by it; that is not taken away. */
+static uint64_t max_rings(struct xenbus_disk *disk)
+{
+	json_t *queues = json_object_get(td_tapdisk_info(disk->tap), "queues");
+	uint64_t own = max_u64((uint64_t)json_integer_value(queues), 1);
+
+	return max_u64(min_u64(own, TD_XEN_MAX_RINGS),
+		       offered(disk, "multi-queue-max-queues", TD_XEN_MAX_RINGS, 1));
 }
 
 static bool wants_discard(struct xenbus_disk *disk)
@@ -279,7 +351,8 @@ void xenbus_write_offer(struct xenbus_disk *disk)
 		store_node("feature-persistent", "0"),
 		store_node("feature-max-indirect-segments", "%d", TD_XEN_MAX_SEGMENTS),
 		store_node("max-ring-page-order", "%d", TD_XEN_MAX_RING_ORDER),
-		store_node("multi-queue-max-queues", "1"),
+		store_node("max-ring-pages", "%d", 1 << TD_XEN_MAX_RING_ORDER),
+		store_node("multi-queue-max-queues", "%" PRIu64, max_rings(disk)),
 		/* In units of 512 bytes whatever sector-size says. */
 		store_node("sectors", "%" PRIu64, td_tapdisk_size(disk->tap) / 512),
 		store_node("sector-size", "%u", td_tapdisk_block_size(disk->tap)),

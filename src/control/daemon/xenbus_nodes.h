@@ -33,7 +33,7 @@ void xenbus_forget_frontend(struct xenbus_disk *disk);
 void xenbus_remove_attached(struct xenbus_disk *disk);
 
 int xenbus_read_mode(struct xenbus_disk *disk, bool *read_only, struct td_why *why);
-/* Everything the guest has published of its ring, checked, as the parameters of
+/* Everything the guest has published of its rings, checked, as the parameters of
  * tapdisk's xen-connect. */
 int xenbus_read_ring(struct xenbus_disk *disk, json_t **out, struct td_why *why);
 

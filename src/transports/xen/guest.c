@@ -150,7 +150,8 @@ static const struct guest_ops xen_ops = {
 	.free = xen_free,
 };
 
-static int guest_open(const struct td_xen_params *params, struct guest **out, struct td_why *why)
+static int guest_open(uint16_t domid, uint32_t event_channel, struct guest **out,
+		      struct td_why *why)
 {
 	struct xen_guest *xen = calloc(1, sizeof(*xen));
 	int err;
@@ -160,7 +161,7 @@ static int guest_open(const struct td_xen_params *params, struct guest **out, st
 	*xen = (struct xen_guest){
 		.guest = { .ops = &xen_ops, .event_fd = -1 },
 		.silence = { .vmessage = hush, .progress = hush_progress },
-		.domid = params->domid,
+		.domid = domid,
 		.port = -1,
 	};
 	xen->gnttab = xengnttab_open(&xen->silence, 0);
@@ -173,11 +174,10 @@ static int guest_open(const struct td_xen_params *params, struct guest **out, st
 		err = td_fail(why, -errno, "/dev/xen/evtchn: %s", strerror(errno));
 		goto fail;
 	}
-	xen->port = xenevtchn_bind_interdomain(xen->evtchn, params->domid,
-					       params->event_channel);
+	xen->port = xenevtchn_bind_interdomain(xen->evtchn, domid, event_channel);
 	if (xen->port < 0) {
 		err = td_fail(why, -errno, "event channel %u of domain %u: %s",
-			      params->event_channel, params->domid, strerror(errno));
+			      event_channel, domid, strerror(errno));
 		goto fail;
 	}
 	xen->guest.event_fd = xenevtchn_fd(xen->evtchn);
@@ -191,14 +191,22 @@ fail:
 int td_xen_connect(struct td_disk *disk, const struct td_xen_params *params,
 		   struct td_xen **out, struct td_why *why)
 {
-	struct guest *guest = NULL;
-	int err;
+	struct guest *guests[TD_XEN_MAX_RINGS];
 
-	if (params->ring_order > TD_XEN_MAX_RING_ORDER)
-		return td_fail(why, -EINVAL, "ring-page-order %u: at most %u",
-			       params->ring_order, TD_XEN_MAX_RING_ORDER);
-	err = guest_open(params, &guest, why);
-	if (err)
-		return err;
-	return xen_connect_guest(disk, params, guest, out, why);
+	if (params->ring_order > TD_XEN_MAX_RING_ORDER || !params->ring_count ||
+	    params->ring_count > TD_XEN_MAX_RINGS)
+		return td_fail(why, -EINVAL, "%u rings of order %u: 1 to %u of at most %u",
+			       params->ring_count, params->ring_order, TD_XEN_MAX_RINGS,
+			       TD_XEN_MAX_RING_ORDER);
+	for (unsigned i = 0; i < params->ring_count; i++) {
+		int err = guest_open(params->domid, params->rings[i].event_channel, &guests[i],
+				     why);
+
+		if (err) {
+			while (i--)
+				guests[i]->ops->free(guests[i]);
+			return err;
+		}
+	}
+	return xen_connect_guests(disk, params, guests, out, why);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A guest as its back end sees it: pages it has granted, and an event channel.
- * guest.c is the real one, over libxengnttab and libxenevtchn; tests bring their
+ * A guest as one ring's server sees it: pages it has granted, and an event channel.
+ * A guest of several rings is several of these, used by a thread each. guest.c is the real one, over libxengnttab and libxenevtchn; tests bring their
  * own, whose grants are pages of the test.
  */
 #ifndef TRANSPORTS_XEN_GUEST_H
@@ -37,9 +37,9 @@ struct guest_ops {
 	void  (*free)(struct guest *guest);
 };
 
-/* What td_xen_connect() does once the guest is at hand. Takes it over, and frees
- * it on failure too. */
-int xen_connect_guest(struct td_disk *disk, const struct td_xen_params *params,
-		      struct guest *guest, struct td_xen **out, struct td_why *why);
+/* What td_xen_connect() does once params->ring_count guests are at hand. Takes them
+ * over, and frees them on failure too. */
+int xen_connect_guests(struct td_disk *disk, const struct td_xen_params *params,
+		       struct guest *guests[], struct td_xen **out, struct td_why *why);
 
 #endif

@@ -2,7 +2,7 @@
 /*
  * What happens to a request once it is taken: its segments and data are copied
  * or mapped, it goes to the disk and comes back, it is answered. Each function
- * moves a slot one stage on; see xen.c for the whole way.
+ * moves a slot one stage on; see lane.c for the whole way.
  */
 #include "transports/xen/slot.h"
 
@@ -19,11 +19,11 @@
  */
 #define AUTO_COPY_SEGMENTS 32
 
-static void complain(struct td_xen *xen, const char *what, const struct slot *slot)
+static void complain(struct xen_lane *lane, const char *what, const struct slot *slot)
 {
-	td_log_limited(xen->params.noise, td_disk_name(xen->disk), LOG_WARNING,
+	td_log_limited(lane->params->noise, td_disk_name(lane->disk), LOG_WARNING,
 		       "domain %u, device %u: request %#" PRIx64 " (operation %u): %s",
-		       xen->params.domid, xen->params.devid, slot->head.id,
+		       lane->params->domid, lane->params->devid, slot->head.id,
 		       slot->head.code, what);
 }
 
@@ -31,44 +31,44 @@ static void complain(struct td_xen *xen, const char *what, const struct slot *sl
 
 static void slot_copied(struct slot *slot, int err);
 
-void slots_copy(struct td_xen *xen)
+void slots_copy(struct xen_lane *lane)
 {
 	struct list batched;
 
-	if (!xen->batch_count)
+	if (!lane->batch_count)
 		return;
-	xen->guest->ops->copy(xen->guest, xen->batch, xen->batch_count);
+	lane->guest->ops->copy(lane->guest, lane->batch, lane->batch_count);
 	list_init(&batched);
-	list_join(&batched, &xen->batched);
+	list_join(&batched, &lane->batched);
 	LIST_FOR_SAFE (struct slot, slot, &batched, link) {
 		int err = 0;
 
 		for (unsigned i = 0; i < slot->copies && !err; i++)
-			err = xen->batch[slot->copy_at + i].err;
+			err = lane->batch[slot->copy_at + i].err;
 		slot->copies = 0;
 		list_del(&slot->link);
 		slot_copied(slot, err);
 	}
-	xen->batch_count = 0;
+	lane->batch_count = 0;
 }
 
 static void batch_enter(struct slot *slot, enum stage stage, unsigned copies)
 {
-	struct td_xen *xen = slot->xen;
+	struct xen_lane *lane = slot->lane;
 
-	if (xen->batch_count + copies > SLOT_COPIES)
-		slots_copy(xen);
+	if (lane->batch_count + copies > LANE_COPIES)
+		slots_copy(lane);
 	slot->stage = stage;
-	slot->copy_at = xen->batch_count;
+	slot->copy_at = lane->batch_count;
 	slot->copies = 0;
-	list_add(&xen->batched, &slot->link);
+	list_add(&lane->batched, &slot->link);
 }
 
 static void batch_add(struct slot *slot, struct guest_copy copy)
 {
-	struct td_xen *xen = slot->xen;
+	struct xen_lane *lane = slot->lane;
 
-	xen->batch[xen->batch_count++] = copy;
+	lane->batch[lane->batch_count++] = copy;
 	slot->copies++;
 }
 
@@ -115,46 +115,47 @@ static void batch_segments(struct slot *slot)
 static void slot_answer(struct slot *slot, enum ring_status status)
 {
 	slot->status = status;
-	list_add(&slot->xen->to_answer, &slot->link);
+	list_add(&slot->lane->to_answer, &slot->link);
 }
 
 void slot_reject(struct slot *slot, enum ring_status status, const char *what)
 {
-	slot->xen->stats.rejected++;
-	complain(slot->xen, what, slot);
+	count_add(&slot->lane->counts.rejected, 1);
+	complain(slot->lane, what, slot);
 	slot_answer(slot, status);
 }
 
 void slot_release(struct slot *slot)
 {
-	struct td_xen *xen = slot->xen;
+	struct xen_lane *lane = slot->lane;
 
 	if (slot->mapped)
-		xen->guest->ops->unmap(xen->guest, slot->memory, slot->pages);
+		lane->guest->ops->unmap(lane->guest, slot->memory, slot->pages);
 	else if (slot->memory)
-		pages_put(&xen->pages, slot->memory, slot->pages);
-	if (xen->barrier == slot)
-		xen->barrier = NULL;
-	td_pool_put(xen->pool, slot->req);
+		pages_put(&lane->pages, slot->memory, slot->pages);
+	if (lane->barrier == slot)
+		lane->barrier = NULL;
+	count_add(&lane->counts.released, 1);
+	td_pool_put(lane->pool, slot->req);
 }
 
 /* True: something was answered. */
-bool slots_answer(struct td_xen *xen)
+bool slots_answer(struct xen_lane *lane)
 {
 	struct list *link;
 
-	if (list_empty(&xen->to_answer))
+	if (list_empty(&lane->to_answer))
 		return false;
-	while ((link = list_pop(&xen->to_answer))) {
+	while ((link = list_pop(&lane->to_answer))) {
 		struct slot *slot = list_item(link, struct slot, link);
 
 		/* The guest has its pages back before it is told so. */
-		ring_answer(&xen->ring, slot->head.id, slot->head.code, slot->status);
+		ring_answer(&lane->ring, slot->head.id, slot->head.code, slot->status);
 		slot_release(slot);
 	}
-	if (ring_push(&xen->ring)) {
-		xen->stats.notified++;
-		xen->guest->ops->notify(xen->guest);
+	if (ring_push(&lane->ring)) {
+		count_add(&lane->counts.notified, 1);
+		lane->guest->ops->notify(lane->guest);
 	}
 	return true;
 }
@@ -196,12 +197,12 @@ void slot_ended(struct td_req *req)
 {
 	struct slot *slot = td_req_user(req);
 
-	list_add(&slot->xen->ended, &slot->link);
+	list_add(&slot->lane->ended, &slot->link);
 }
 
 static void slot_feed(struct slot *slot)
 {
-	list_add(&slot->xen->hungry, &slot->link);
+	list_add(&slot->lane->hungry, &slot->link);
 }
 
 static void slot_after_disk(struct slot *slot)
@@ -216,12 +217,12 @@ static void slot_after_disk(struct slot *slot)
 		slot_answer(slot, status_of(err));
 }
 
-bool slots_after_disk(struct td_xen *xen)
+bool slots_after_disk(struct xen_lane *lane)
 {
 	struct list *link;
 	bool any = false;
 
-	while ((link = list_pop(&xen->ended))) {
+	while ((link = list_pop(&lane->ended))) {
 		slot_after_disk(list_item(link, struct slot, link));
 		any = true;
 	}
@@ -263,7 +264,7 @@ static void slot_copied(struct slot *slot, int err)
 
 static bool wants_map(const struct slot *slot)
 {
-	switch (slot->xen->params.data) {
+	switch (slot->lane->params->data) {
 	case TD_XEN_MAP:
 		return true;
 	case TD_XEN_COPY:
@@ -294,13 +295,13 @@ static unsigned slot_iovecs(struct slot *slot)
 
 static void slot_map(struct slot *slot)
 {
-	struct td_xen *xen = slot->xen;
+	struct xen_lane *lane = slot->lane;
 	uint32_t grefs[TD_XEN_MAX_SEGMENTS];
 	unsigned count = slot->head.seg_count;
 
 	for (unsigned i = 0; i < count; i++)
 		grefs[i] = slot->segs[i].gref;
-	slot->memory = xen->guest->ops->map(xen->guest, grefs, count,
+	slot->memory = lane->guest->ops->map(lane->guest, grefs, count,
 					    slot->head.op == RING_READ);
 	if (!slot->memory) {
 		slot_reject(slot, RING_ERROR, "a grant cannot be mapped");
@@ -309,24 +310,24 @@ static void slot_map(struct slot *slot)
 	slot->mapped = true;
 	slot->pages = count;
 	slot->req->iov_count = slot_iovecs(slot);
-	xen->stats.mapped++;
+	count_add(&lane->counts.mapped, 1);
 	slot_submit_data(slot);
 }
 
 /* False: no memory now. */
 static bool slot_copy(struct slot *slot)
 {
-	struct td_xen *xen = slot->xen;
+	struct xen_lane *lane = slot->lane;
 	unsigned pages = (unsigned)(round_up(slot->head.len, RING_PAGE) / RING_PAGE);
 
-	slot->memory = pages_get(&xen->pages, pages);
+	slot->memory = pages_get(&lane->pages, pages);
 	if (!slot->memory)
 		return false;
 	list_del(&slot->link);
 	slot->pages = pages;
 	slot->iov[0] = (struct iovec){ slot->memory, slot->head.len };
 	slot->req->iov_count = 1;
-	xen->stats.copied++;
+	count_add(&lane->counts.copied, 1);
 	if (slot->head.op == RING_READ)
 		slot_submit_data(slot);
 	else
@@ -334,19 +335,19 @@ static bool slot_copy(struct slot *slot)
 	return true;
 }
 
-void slots_feed(struct td_xen *xen)
+void slots_feed(struct xen_lane *lane)
 {
-	xen->starved = false;
-	LIST_FOR_SAFE (struct slot, slot, &xen->hungry, link) {
+	lane->starved = false;
+	LIST_FOR_SAFE (struct slot, slot, &lane->hungry, link) {
 		slot->segs = slot->head.indirect ? slot->indirect : slot->head.segs;
 		if (wants_map(slot)) {
 			list_del(&slot->link);
 			slot_map(slot);
 		} else if (!slot_copy(slot)) {
-			xen->starved = true;
+			lane->starved = true;
 			return;
 		}
-		xen->stats.segments += slot->head.seg_count;
+		count_add(&lane->counts.segments, slot->head.seg_count);
 	}
 }
 
@@ -363,7 +364,7 @@ void slot_start(struct slot *slot)
 	if (slot->head.indirect)
 		batch_segments(slot);
 	else if (is_barrier(&slot->head))
-		slot->xen->barrier = slot;
+		slot->lane->barrier = slot;
 	else if (slot->head.op == RING_FLUSH)
 		slot_submit(slot, AT_DISK, TD_FLUSH, 0);
 	else if (slot->head.op == RING_DISCARD)

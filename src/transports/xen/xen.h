@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The Xen block back end's data side: one blkif ring of a front end, served
- * from a disk. Everything here comes from the daemon, which has read it from
- * xenstore and checked its form; what lies in the ring is hostile.
- * blkif: Xen's public/io/blkif.h.
+ * The Xen block back end's data side: the blkif rings of a front end, served
+ * from a disk, each on one of its queues. Everything here comes from the daemon,
+ * which has read it from xenstore and checked its form; what lies in a ring is
+ * hostile. blkif: Xen's public/io/blkif.h.
  */
 #ifndef TRANSPORTS_XEN_H
 #define TRANSPORTS_XEN_H
@@ -30,18 +30,25 @@ enum td_xen_data {
 };
 
 #define TD_XEN_MAX_RING_ORDER 4       /* 16 pages */
+#define TD_XEN_MAX_RINGS 16
 #define TD_XEN_MAX_SEGMENTS 256       /* of an indirect request: 1 MiB */
+
+/* One of the guest's rings: ring N is served on the disk's queue N % its queues. */
+struct td_xen_ring {
+	uint32_t refs[1 << TD_XEN_MAX_RING_ORDER];
+	uint32_t event_channel;
+};
 
 struct td_xen_params {
 	uint16_t domid;
 	uint32_t devid;      /* the front end's virtual-device, for logs */
-	unsigned ring_order; /* 1 << ring_order pages */
-	uint32_t ring_refs[1 << TD_XEN_MAX_RING_ORDER];
-	uint32_t event_channel;
+	unsigned ring_order; /* 1 << ring_order pages a ring */
+	unsigned ring_count; /* 1 to TD_XEN_MAX_RINGS */
+	struct td_xen_ring rings[TD_XEN_MAX_RINGS];
 	enum td_xen_protocol protocol;
 	enum td_xen_data data;
-	/* Called once, from the loop, when the guest has broken its ring: it is
-	 * served no longer, and is to be disconnected. May be NULL. */
+	/* Called once, from the home loop, when the guest has broken a ring: that is
+	 * served no longer, and all are to be disconnected. May be NULL. */
 	void (*broken)(void *arg);
 	void *arg;
 	/* Of lines that the guest causes. It outlives the connection: a guest may come
@@ -53,10 +60,11 @@ struct td_xen_stats {
 	uint64_t requests, segments, indirect, mapped, copied, notified;
 	uint64_t rejected; /* requests that broke the protocol */
 	uint64_t in_flight;
-	bool broken;       /* the ring itself did */
+	bool broken;       /* a ring itself did */
 };
 
-/* Maps the ring, binds the event channel and serves until disconnected. */
+/* Maps the rings, binds their event channels and serves until disconnected. All of
+ * them or none. These three are called on the disk's home thread. */
 int td_xen_connect(struct td_disk *disk, const struct td_xen_params *params,
 		   struct td_xen **out, struct td_why *why);
 /* Takes no more requests, waits for those in flight without blocking, unmaps
