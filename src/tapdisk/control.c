@@ -110,8 +110,9 @@ static json_t *xen_json(const struct td_serve *serve)
 	td_serve_xen_stats(serve, &stats);
 	return json_pack("{s:i, s:i, s:i, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}",
 			 "domid", (int)params->domid, "devid", (int)params->devid, "rings",
-			 (int)params->ring_count, "ring_order", (int)params->ring_order, "protocol", protocol_name[params->protocol],
-			 "data", data_name[params->data], "requests", (json_int_t)stats.requests,
+			 (int)params->ring_count, "ring_order", (int)params->ring_order,
+			 "protocol", protocol_name[params->protocol], "data",
+			 data_name[params->data], "requests", (json_int_t)stats.requests,
 			 "segments", (json_int_t)stats.segments, "indirect",
 			 (json_int_t)stats.indirect, "mapped", (json_int_t)stats.mapped,
 			 "copied", (json_int_t)stats.copied, "notified",
@@ -284,20 +285,29 @@ static bool xen_params(struct td_control *control, struct td_rpc_call *call, jso
 		       struct td_xen_params *out)
 {
 	const char *protocol = "native", *data = "auto";
+	int flush = 1, barrier = 1, discard = 1, persistent = 0;
+	int indirect = TD_XEN_MAX_SEGMENTS, sector = 512, poll = 0;
 	int domid, devid, order = 0, layout, how;
 	json_t *rings;
 
-	if (!td_rpc_params(call, params, "{s:i, s:i, s?i, s:o, s?s, s?s}", "domid", &domid,
-			   "devid", &devid, "ring-order", &order, "rings", &rings, "protocol",
-			   &protocol, "data", &data))
+	if (!td_rpc_params(call, params, "{s:i, s:i, s?i, s:o, s?s, s?s, s?b, s?b, s?b, s?b, s?i,"
+			   " s?i, s?i}", "domid", &domid, "devid", &devid, "ring-order", &order,
+			   "rings", &rings, "protocol", &protocol, "data", &data, "flush-cache",
+			   &flush, "barrier", &barrier, "discard", &discard, "persistent",
+			   &persistent, "indirect", &indirect, "sector-size", &sector, "poll",
+			   &poll))
 		return false;
 	layout = word_at(protocol_name, ARRAY_SIZE(protocol_name), protocol);
 	how = word_at(data_name, ARRAY_SIZE(data_name), data);
-	*out = (struct td_xen_params){ .domid = domid, .devid = devid, .ring_order = order,
-				       .protocol = layout, .data = how, .broken = xen_broken,
-				       .arg = control };
+	*out = (struct td_xen_params){
+		.domid = domid, .devid = devid, .ring_order = order, .protocol = layout,
+		.data = how, .poll_us = poll, .broken = xen_broken, .arg = control,
+		.offer = { .flush = flush, .barrier = barrier, .discard = discard,
+			   .persistent = persistent, .segments = indirect, .sector = sector },
+	};
 	if (domid < 0 || domid > UINT16_MAX || devid < 0 || layout < 0 || how < 0 ||
-	    order < 0 || !rings_parse(rings, out)) {
+	    order < 0 || indirect < 0 || indirect > TD_XEN_MAX_SEGMENTS || sector < 512 ||
+	    !is_pow2(sector) || poll < 0 || !rings_parse(rings, out)) {
 		td_rpc_refuse(call, -EINVAL, "these are no parameters of a guest's rings");
 		return false;
 	}

@@ -123,6 +123,90 @@ def what_xen_blkback_has_offered_is_not_taken_away():
         wait_for("its end", lambda: not d.disks())
 
 
+# key of the specification: its node's value, and what of xen-connect changes with it
+SWITCHES = {
+    "feature-flush-cache=off": ("0", {"flush-cache": False}),
+    "feature-barrier=off": ("0", {"barrier": False}),
+    "feature-discard=off": ("0", {"discard": False}),
+    "feature-persistent=on": ("1", {"persistent": True}),
+    "feature-max-indirect-segments=32": ("32", {"indirect": 32}),
+    "feature-max-indirect-segments=0": ("0", {"indirect": 0}),
+    "sector-size=4096": ("4096", {"sector-size": 4096}),
+    "physical-sector-size=4096": ("4096", {}),
+    "max-ring-page-order=0": ("0", {}),
+    "multi-queue-max-queues=3": ("3", {}),
+    "poll=100": (None, {"poll": 100}),
+    "data=map": (None, {"data": "map"}),
+}
+
+
+def each_feature_can_be_switched():
+    with host(STAND_IN) as (d, store):
+        plain = Vbd(store, f"aio:{d.folder}/img")
+        plain.wait_state(2)
+        publish(plain, rings(1, 1) | {"feature-persistent": 1})
+        plain.wait_state(4)
+        usual = d.ctl("info", plain.name, "--json").json()["xen"]
+        assert not usual["persistent"] and usual["indirect"] == 256 and \
+            usual["sector-size"] == 512 and usual["flush-cache"] and usual["barrier"] and \
+            usual["discard"] and usual["poll"] == 0 and usual["data"] == "auto", usual
+        nodes = {key.partition("=")[0] for key, (value, _) in SWITCHES.items() if value}
+        for n, (key, (value, change)) in enumerate(SWITCHES.items()):
+            vbd = Vbd(store, f"aio:{d.folder}/img{n},{key}", 8 + n)
+            vbd.wait_state(2)
+            name = key.partition("=")[0]
+            assert vbd.get(name) == value, (key, vbd.get(name))
+            same = nodes - {name} - ({"physical-sector-size"} if name == "sector-size" else set())
+            for node in same:
+                assert vbd.get(node) == plain.get(node), (key, node, vbd.get(node))
+            publish(vbd, rings(1, 1) | {"feature-persistent": 1})
+            vbd.wait_state(4)
+            got = d.ctl("info", vbd.name, "--json").json()["xen"]
+            assert got == usual | {"domid": 8 + n} | change, (key, got)
+            if name == "feature-persistent":  # it takes two
+                begin_anew(vbd)
+                publish(vbd, rings(1, 1))
+                vbd.wait_state(4)
+                assert not d.ctl("info", vbd.name, "--json").json()["xen"]["persistent"]
+            vbd.close()
+        refused = Vbd(store, f"aio:{d.folder}/img,feature-barrier=maybe", 90)
+        refused.wait_state(2)
+        assert "feature-barrier=maybe" in refused.get("hotplug-error")
+        refused.close()
+        plain.close()
+        wait_for("their end", lambda: not d.disks())
+
+
+def a_disk_has_whole_sectors_of_any_size():
+    with host() as (d, store):
+        for size, key, nodes in (
+                (16 << 20, "", ("32768", "512", "512")),
+                (16 << 20, ",sector-size=4096", ("32768", "4096", "4096")),
+                ((16 << 20) + 2048, ",sector-size=4096", ("32768", "4096", "4096")),
+                (16 << 20, ",physical-sector-size=4096", ("32768", "512", "4096")),
+                ((16 << 20) + 2048, ",physical-sector-size=4096", ("32772", "512", "512"))):
+            vbd = Vbd(store, "aio:" + d.image("img", size) + key)
+            vbd.wait_state(2)
+            got = tuple(map(vbd.get, ("sectors", "sector-size", "physical-sector-size")))
+            assert got == nodes, (size, key, got)
+            vbd.close()
+            wait_for("its end", lambda: not d.disks())
+
+
+def cdroms_and_read_only_disks_say_so():
+    with host() as (d, store):
+        image = d.image("img", 8 << 20)
+        for device, removable, mode, info in (("disk", 0, "w", "0"), ("disk", 0, "r", "4"),
+                                              ("cdrom", 1, "r", "7"), ("disk", 1, "w", "2")):
+            vbd = Vbd(store, "aio:" + image, mode=mode, more={"device-type": device,
+                                                              "removable": removable})
+            vbd.wait_state(2)
+            assert vbd.get("info") == info, vbd.get("info")
+            assert vbd.get("feature-flush-cache") == str(int(mode == "w"))
+            vbd.close()
+            wait_for("its end", lambda: not d.disks())
+
+
 if __name__ == "__main__":
     harness.main({name.replace("_", "-"): f for name, f in globals().items()
                   if callable(f) and getattr(f, "__module__", "") == "__main__"})

@@ -13,7 +13,7 @@ import sys
 options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 info = {"name": options["--name"], "spec": options["--disk"], "pid": os.getpid(),
         "size": 8 << 20, "block_size": 512, "cluster": 4096, "read_only": False,
-        "can": ["write"], "nbd": [], "xen": None}
+        "can": ["write", "discard"], "nbd": [], "xen": None}
 hang = options["--disk"].rpartition(",hang=")[2]
 keys = dict(key.split("=", 1) for key in options["--disk"].split(",")[1:])
 info["queues"] = int(keys.get("queues", 1))

@@ -192,16 +192,16 @@ class Store:
 class Vbd:
     """A disk of a guest: its two folders, written as xl writes them."""
 
-    def __init__(self, store, params, domid=7, devid=51712, mode="w", kind="vbd3"):
+    def __init__(self, store, params, domid=7, devid=51712, mode="w", kind="vbd3", more=None):
         self.store, self.domid, self.devid = store, domid, devid
         self.name = f"vbd-{domid}-{devid}"
         self.back = f"{HOST}/backend/{kind}/{domid}/{devid}"
         self.front = f"/local/domain/{domid}/device/vbd/{devid}"
-        self.create(params, mode)
+        self.create(params, mode, more)
 
-    def create(self, params, mode="w"):
+    def create(self, params, mode="w", more=None):
         back = {"frontend": self.front, "frontend-id": self.domid, "params": params,
-                "mode": mode, "online": 1, "state": 1}
+                "mode": mode, "online": 1} | (more or {}) | {"state": 1}
         front = {"backend": self.back, "backend-id": 0, "state": 1}
         self.store.write({f"/local/domain/{self.domid}/name": f"guest{self.domid}"} |
                          {f"{self.front}/{k}": v for k, v in front.items()} |

@@ -86,7 +86,11 @@ void bench_prepare(struct bench *b, const struct setup *setup, struct td_xen_par
 		.protocol = setup->is32 ? TD_XEN_X86_32 : TD_XEN_X86_64,
 		.data = setup->data, .broken = on_broken, .arg = b,
 		.noise = &b->noise,
+		.offer = { .flush = true, .barrier = true, .discard = true, .segments = 256,
+			   .sector = 512 },
 	};
+	if (setup->offer)
+		params->offer = *setup->offer;
 	memset(b, 0, sizeof(*b));
 	disk_open(b, setup);
 	sim_open(&b->sim);

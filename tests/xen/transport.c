@@ -274,6 +274,66 @@ static void discard_makes_a_hole(void **state)
 	bench_close(&b);
 }
 
+/* Each operation is refused where it alone was not offered, and works elsewhere. */
+static void what_was_not_offered_is_refused(void **state)
+{
+	static const struct td_xen_offer offers[] = {
+		{ false, true, true, false, 256, 512 }, { true, false, true, false, 256, 512 },
+		{ true, true, false, false, 256, 512 }, { true, true, true, false, 0, 512 },
+		{ true, true, true, false, 32, 512 },
+	};
+	struct bench b;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(offers); i++) {
+		bench_open(&b, &(struct setup){ .is32 = i & 1, .offer = &offers[i] });
+		assert_int_equal(bench_ask(&b, (struct front_req){ .op = 3 }), i == 0 ? -2 : 0);
+		assert_int_equal(bench_ask(&b, (struct front_req){ .op = 2 }), i == 1 ? -2 : 0);
+		assert_int_equal(bench_ask(&b, (struct front_req){ .op = 5, .sectors = 8 }),
+				 i == 2 ? -2 : 0);
+		assert_int_equal(bench_ask(&b, bench_indirect(&b, 0, 0, 32, 5000)),
+				 i == 3 ? -2 : 0);
+		assert_int_equal(bench_ask(&b, bench_indirect(&b, 0, 0, 33, 5000)),
+				 i == 3 ? -2 : i == 4 ? -1 : 0);
+		bench_close(&b);
+	}
+}
+
+/* All numbers of a request count 512 bytes, whatever the sectors are. */
+static void large_sectors_are_read_and_written_whole(void **state)
+{
+	static const struct td_xen_offer offer = { true, true, true, false, 256, 4096 };
+	struct bench b;
+
+	EACH_SETUP(setup) {
+		struct front_req req = { .op = 1, .sector = 16, .count = 2 };
+		uint8_t expect[8192];
+
+		setup.offer = &offer;
+		bench_open(&b, &setup);
+		req.segs[0] = bench_seg(&b, 4, 7, 1);
+		req.segs[1] = bench_seg(&b, 0, 3, 2);
+		memcpy(expect, sim_page(&b.sim, req.segs[0].gref) + 2048, 2048);
+		memcpy(expect + 2048, sim_page(&b.sim, req.segs[1].gref), 2048);
+		assert_int_equal(bench_ask(&b, req), 0);
+		bench_expect(&b, 8192, expect, 4096);
+		req.sector = 17;
+		assert_int_equal(bench_ask(&b, req), -1);
+		req.sector = 16;
+		req.segs[1].last = 2;
+		assert_int_equal(bench_ask(&b, req), -1);
+		req.op = 0;
+		assert_int_equal(bench_ask(&b, req), -1);
+		assert_int_equal(bench_ask(&b, (struct front_req){ .op = 5, .sector = 8,
+								   .sectors = 8 }), 0);
+		assert_int_equal(bench_ask(&b, (struct front_req){ .op = 5, .sector = 8,
+								   .sectors = 7 }), -1);
+		assert_int_equal(bench_ask(&b, bench_indirect(&b, 0, 7, 8, 5000)), -1);
+		assert_int_equal(bench_ask(&b, bench_indirect(&b, 0, 8, 8, 5000)), 0);
+		bench_expect(&b, 8192, expect, 4096);
+		bench_close(&b);
+	}
+}
+
 /* Two writes, a barrier that writes, two writes: nothing passes the barrier, and
  * there is a sync before its data; its data is durable when it is answered. */
 static void nothing_passes_a_barrier(void **state)
@@ -453,6 +513,8 @@ int main(void)
 		cmocka_unit_test(a_bad_page_of_segments_is_an_error),
 		cmocka_unit_test(what_the_disk_refuses_is_an_error),
 		cmocka_unit_test(discard_makes_a_hole),
+		cmocka_unit_test(what_was_not_offered_is_refused),
+		cmocka_unit_test(large_sectors_are_read_and_written_whole),
 		cmocka_unit_test(nothing_passes_a_barrier),
 		cmocka_unit_test(a_broken_ring_is_served_no_longer),
 		cmocka_unit_test(disconnecting_waits_for_requests_in_flight),

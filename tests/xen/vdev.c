@@ -62,6 +62,11 @@ static void params_become_specs(void **state)
 	};
 	static const char *const wrong[] = {
 		"", "/img", "aio", ":/img", "QCOW:/img", "qcow:/img,data=", "qcow:/img,data=mapp",
+		"qcow:/img,feature-barrier=2", "qcow:/img,feature-barrier=", "qcow:/img,poll=-1",
+		"qcow:/img,feature-max-indirect-segments=257", "qcow:/img,max-ring-page-order=5",
+		"qcow:/img,multi-queue-max-queues=0", "qcow:/img,multi-queue-max-queues=17",
+		"qcow:/img,sector-size=1000", "qcow:/img,sector-size=8192", "qcow:/img,poll=1x",
+		"qcow:/img,max-ring-page-order=99999999999999999999",
 	};
 	struct vdev_params params;
 	struct td_why why;
@@ -69,7 +74,7 @@ static void params_become_specs(void **state)
 	for (unsigned i = 0; i < ARRAY_SIZE(right); i++) {
 		assert_int_equal(vdev_params_parse(right[i].params, &params, &why), 0);
 		assert_string_equal(params.spec, right[i].spec);
-		assert_string_equal(params.data, right[i].data);
+		assert_string_equal(params.keys.data, right[i].data);
 		free(params.spec);
 	}
 	for (unsigned i = 0; i < ARRAY_SIZE(wrong); i++) {
@@ -77,6 +82,31 @@ static void params_become_specs(void **state)
 		assert_int_not_equal(vdev_params_parse(wrong[i], &params, &why), 0);
 		assert_true(why.text[0]);
 	}
+}
+
+static void keys_of_xens_are_taken_out(void **state)
+{
+	struct vdev_params params;
+	struct td_why why;
+
+	assert_int_equal(vdev_params_parse("qcow:/img", &params, &why), 0);
+	assert_memory_equal(&params.keys, &vdev_default_keys, sizeof(params.keys));
+	free(params.spec);
+	assert_int_equal(vdev_params_parse("aio:qcow:/img,feature-barrier=off,a=b,"
+		"feature-flush-cache=0,feature-discard=off,feature-persistent=on,poll=50,"
+		"feature-max-indirect-segments=0,max-ring-page-order=2,c=d,sector-size=4096,"
+		"multi-queue-max-queues=8,physical-sector-size=65536,data=map", &params, &why), 0);
+	assert_string_equal(params.spec, "qcow:/img,a=b,c=d");
+	assert_string_equal(params.keys.data, "map");
+	assert_int_equal(params.keys.barrier + params.keys.flush + params.keys.discard, 0);
+	assert_int_equal(params.keys.persistent, 1);
+	assert_int_equal(params.keys.segments, 0);
+	assert_int_equal(params.keys.ring_order, 2);
+	assert_int_equal(params.keys.rings, 8);
+	assert_int_equal(params.keys.sector, 4096);
+	assert_int_equal(params.keys.physical, 65536);
+	assert_int_equal(params.keys.poll_us, 50);
+	free(params.spec);
 }
 
 static void disks_of_the_command_line_are_taken_apart(void **state)
@@ -109,6 +139,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(names_of_devices_have_xens_numbers),
 		cmocka_unit_test(params_become_specs),
+		cmocka_unit_test(keys_of_xens_are_taken_out),
 		cmocka_unit_test(disks_of_the_command_line_are_taken_apart),
 	};
 

@@ -18,6 +18,7 @@
 
 #include "base/guard.h"
 #include "base/num.h"
+#include "transports/xen/xen.h"
 
 #define DISKS_MAX (1u << 20)
 #define PARTITIONS_MAX 256u
@@ -172,20 +173,98 @@ static const char *word_end(const char *text)
 	return text;
 }
 
-static const char *data_named(const char *word, size_t len)
-{
-	static const char *const names[] = { "auto", "map", "copy" };
+const struct vdev_keys vdev_default_keys = {
+	.data = "auto", .flush = 1, .barrier = 1, .discard = 1,
+	.segments = TD_XEN_MAX_SEGMENTS, .ring_order = TD_XEN_MAX_RING_ORDER,
+};
 
-	for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
-		if (strlen(names[i]) == len && !memcmp(names[i], word, len))
-			return names[i];
-	return NULL;
+/* Keys whose values are numbers; on and off are 1 and 0. */
+static const struct number_key {
+	const char *name;
+	size_t at;           /* of an unsigned in struct vdev_keys */
+	unsigned min, max;
+	bool power;          /* of two */
+	const char *wants;
+} number_keys[] = {
+	{ "feature-flush-cache", offsetof(struct vdev_keys, flush), 0, 1, false, "on or off" },
+	{ "feature-barrier", offsetof(struct vdev_keys, barrier), 0, 1, false, "on or off" },
+	{ "feature-discard", offsetof(struct vdev_keys, discard), 0, 1, false, "on or off" },
+	{ "feature-persistent", offsetof(struct vdev_keys, persistent), 0, 1, false, "on or off" },
+	{ "feature-max-indirect-segments", offsetof(struct vdev_keys, segments), 0,
+	  TD_XEN_MAX_SEGMENTS, false, "0 to 256" },
+	{ "max-ring-page-order", offsetof(struct vdev_keys, ring_order), 0,
+	  TD_XEN_MAX_RING_ORDER, false, "0 to 4" },
+	{ "multi-queue-max-queues", offsetof(struct vdev_keys, rings), 1, TD_XEN_MAX_RINGS,
+	  false, "1 to 16" },
+	{ "sector-size", offsetof(struct vdev_keys, sector), 512, 4096, true,
+	  "512, 1024, 2048 or 4096" },
+	{ "physical-sector-size", offsetof(struct vdev_keys, physical), 512, 65536, true,
+	  "a power of two from 512 to 65536" },
+	{ "poll", offsetof(struct vdev_keys, poll_us), 0, 1000, false, "0 to 1000 microseconds" },
+};
+
+static bool number_value(const struct number_key *key, const char *text, unsigned *out)
+{
+	char *end;
+	unsigned long value;
+
+	if (key->max == 1 && (!strcmp(text, "on") || !strcmp(text, "off"))) {
+		*out = !strcmp(text, "on");
+		return true;
+	}
+	if (*text < '0' || *text > '9')
+		return false;
+	value = strtoul(text, &end, 10);
+	*out = (unsigned)value;
+	return !*end && value >= key->min && value <= key->max &&
+	       (!key->power || is_pow2(value));
+}
+
+/* 0: it is one of ours and taken; -ENOENT: it is not ours. */
+static int key_take(const char *name, const char *value, struct vdev_keys *keys,
+		    struct td_why *why)
+{
+	static const char *const data[] = { "auto", "map", "copy" };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(number_keys); i++) {
+		const struct number_key *key = &number_keys[i];
+
+		if (strcmp(key->name, name))
+			continue;
+		if (number_value(key, value, (unsigned *)((char *)keys + key->at)))
+			return 0;
+		return td_fail(why, -EINVAL, "%s=%s: %s is wanted", name, value, key->wants);
+	}
+	if (strcmp(name, "data"))
+		return -ENOENT;
+	for (unsigned i = 0; i < ARRAY_SIZE(data); i++) {
+		if (!strcmp(data[i], value)) {
+			keys->data = data[i];
+			return 0;
+		}
+	}
+	return td_fail(why, -EINVAL, "data=%s: auto, map or copy is wanted", value);
+}
+
+/* A word that may be one of our keys. */
+static int word_take(const char *word, size_t len, struct vdev_keys *keys, struct td_why *why)
+{
+	AUTO_FREE char *name = strndup(word, len);
+	char *equals = name ? strchr(name, '=') : NULL;
+
+	if (!name)
+		return td_fail(why, -ENOMEM, "no memory");
+	if (!equals)
+		return -ENOENT;
+	*equals = '\0';
+	return key_take(name, equals + 1, keys, why);
 }
 
 int vdev_params_parse(const char *params, struct vdev_params *out, struct td_why *why)
 {
+	struct vdev_keys keys = vdev_default_keys;
 	AUTO_FREE char *spec = NULL;
-	const char *data = "auto", *from = strip(params), *end;
+	const char *from = strip(params), *end;
 	char *to;
 
 	if (!type_ahead(from))
@@ -196,13 +275,14 @@ int vdev_params_parse(const char *params, struct vdev_params *out, struct td_why
 		return td_fail(why, -ENOMEM, "no memory");
 	to = spec;
 	for (bool first = true;; first = false) {
+		int err = -ENOENT;
+
 		end = word_end(from);
-		if (!first && !strncmp(from, "data=", 5)) {
-			data = data_named(from + 5, (size_t)(end - from) - 5);
-			if (!data)
-				return td_fail(why, -EINVAL, "\"%s\": data= takes auto, map "
-					       "or copy", params);
-		} else {
+		if (!first)
+			err = word_take(from, (size_t)(end - from), &keys, why);
+		if (err && err != -ENOENT)
+			return err;
+		if (err) {
 			if (!first)
 				*to++ = ',';
 			memcpy(to, from, (size_t)(end - from));
@@ -213,7 +293,7 @@ int vdev_params_parse(const char *params, struct vdev_params *out, struct td_why
 		from = end + 1;
 	}
 	*to = '\0';
-	*out = (struct vdev_params){ .spec = take(spec), .data = data };
+	*out = (struct vdev_params){ .spec = take(spec), .keys = keys };
 	return 0;
 }
 

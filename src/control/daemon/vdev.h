@@ -15,17 +15,32 @@
  */
 int vdev_number(const char *name, uint32_t *out);
 
-/* How a disk is named to the guest, and by whom it is served. */
+/*
+ * What a disk's specification says to Xen's side alone. Most keys are named as the
+ * nodes that they set, by which the guest is offered what we can do.
+ */
+struct vdev_keys {
+	const char *data;            /* "auto", "map", "copy" */
+	unsigned flush, barrier, discard, persistent; /* 0, 1 */
+	unsigned segments;           /* of an indirect request; 0: none are offered */
+	unsigned ring_order;
+	unsigned rings;              /* 0: as many as the disk has queues */
+	unsigned sector, physical;   /* bytes; 0: the image's */
+	unsigned poll_us;
+};
+
+extern const struct vdev_keys vdev_default_keys;
+
 struct vdev_params {
 	char *spec;       /* for tapdisk */
-	const char *data; /* "auto", "map", "copy" */
+	struct vdev_keys keys;
 };
 
 /*
  * Reads the params node of a disk: "TYPE:TARGET[,key=value...]", with "aio:" in
  * front when xl wrote it for format=raw, and with "tap:" or "tap2:" as of old.
- * The key data=auto|map|copy is taken out: it is not the driver's. The caller
- * frees out->spec.
+ * The keys above are taken out: they are not the driver's. The caller frees
+ * out->spec.
  */
 int vdev_params_parse(const char *params, struct vdev_params *out, struct td_why *why);
 

@@ -238,7 +238,7 @@ static int disk_start(struct xenbus_disk *disk, const char *params, bool read_on
 	if (err)
 		return err;
 	snprintf(user, sizeof(user), "domain %u", disk->domid);
-	snprintf(disk->data, sizeof(disk->data), "%s", parsed.data);
+	disk->keys = parsed.keys;
 	set_phase(disk, DISK_STARTING);
 	disk->tap = td_tapdisk_start(disk->disks, &(struct td_tapdisk_want){
 		.spec = parsed.spec, .name = disk->name, .user = user,
@@ -339,18 +339,30 @@ static bool disk_must_wait(struct xenbus_disk *disk, const struct xenbus_view *v
 	return true;
 }
 
+/* What its params node says to us; the spec in it is served already. */
+static void read_keys(struct xenbus_disk *disk)
+{
+	AUTO_FREE char *params = store_read(disk->xs, XBT_NULL, disk->dir, "params");
+	struct vdev_params parsed;
+	struct td_why why;
+
+	if (!params || vdev_params_parse(params, &parsed, &why))
+		return;
+	disk->keys = parsed.keys;
+	free(parsed.spec);
+}
+
 /* A tapdisk serves it already. */
 static int disk_adopt(struct xenbus_disk *disk, const struct xenbus_view *view, struct td_why *why)
 {
 	json_t *xen = json_object_get(td_tapdisk_info(disk->tap), "xen");
-	const char *data = json_string_value(json_object_get(xen, "data"));
 	int err = xenbus_find_frontend(disk, why);
 
 	if (!err)
 		err = xenbus_watch_frontend(disk, why);
 	if (err)
 		return err;
-	snprintf(disk->data, sizeof(disk->data), "%s", data ? data : "auto");
+	read_keys(disk);
 	td_log(disk->name, LOG_INFO, "taken over from an earlier daemon");
 	if (json_is_object(xen)) {
 		if (view->back == XENBUS_INIT_WAIT)
@@ -483,7 +495,7 @@ struct xenbus_disk *xenbus_disk_new(struct xs_handle *xs, struct td_disks *disks
 	disk->devid = devid;
 	td_guest_name(disk->name, domid, devid);
 	snprintf(disk->dir, sizeof(disk->dir), "%s/%u/%u", base, domid, devid);
-	snprintf(disk->data, sizeof(disk->data), "auto");
+	disk->keys = vdev_default_keys;
 	return disk;
 }
 

@@ -11,6 +11,7 @@
 #include "base/list.h"
 #include "base/log.h"
 #include "control/daemon/disks.h"
+#include "control/daemon/vdev.h"
 
 struct xenbus_disk;
 
@@ -54,7 +55,7 @@ struct xenbus_disk {
 	char dir[128];      /* the back end's folder */
 	char *frontend;     /* the front end's, once known */
 	bool watched;       /* its state is */
-	char data[8];       /* auto, map, copy */
+	struct vdev_keys keys;  /* of its params node */
 	struct td_tapdisk *tap; /* held; NULL: none, or no more */
 	enum xenbus_phase phase;
 	struct td_why why;  /* of a failure */

@@ -264,16 +264,28 @@ static int front_protocol(struct xenbus_disk *disk, const char **out, struct td_
 		       text);
 }
 
-/* Everything the guest has published, checked, as tapdisk wants it. */
+/* Both ends must want it, and a guest that does not say so does not. */
+static int front_persistent(struct xenbus_disk *disk, uint64_t *persistent, struct td_why *why)
+{
+	*persistent = 0;
+	if (!offered(disk, "feature-persistent", 1, 0))
+		return 0;
+	return front_option(disk, "feature-persistent", 1, persistent, why);
+}
+
+/* Everything the guest has published, checked, as tapdisk wants it; and what it was
+ * offered, so that it gets nothing else. */
 int xenbus_read_ring(struct xenbus_disk *disk, json_t **out, struct td_why *why)
 {
 	const char *protocol;
-	uint64_t order;
+	uint64_t order, persistent;
 	json_t *rings;
 	int err = front_order(disk, &order, why);
 
 	if (!err)
 		err = front_protocol(disk, &protocol, why);
+	if (!err)
+		err = front_persistent(disk, &persistent, why);
 	if (err)
 		return err;
 	rings = json_array();
@@ -282,9 +294,18 @@ int xenbus_read_ring(struct xenbus_disk *disk, json_t **out, struct td_why *why)
 		json_decref(rings);
 		return err;
 	}
-	*out = json_pack("{s:i, s:i, s:i, s:o, s:s, s:s}", "domid", (int)disk->domid,
-			 "devid", (int)disk->devid, "ring-order", (int)order,
-			 "rings", rings, "protocol", protocol, "data", disk->data);
+	*out = json_pack("{s:i, s:i, s:i, s:o, s:s, s:s, s:b, s:b, s:b, s:b, s:i, s:i, s:i}",
+			 "domid", (int)disk->domid, "devid", (int)disk->devid,
+			 "ring-order", (int)order, "rings", rings, "protocol", protocol,
+			 "data", disk->keys.data,
+			 "flush-cache", (int)offered(disk, "feature-flush-cache", 1, 0),
+			 "barrier", (int)offered(disk, "feature-barrier", 1, 0),
+			 "discard", (int)offered(disk, "feature-discard", 1, 0),
+			 "persistent", (int)persistent,
+			 "indirect", (int)offered(disk, "feature-max-indirect-segments",
+						  TD_XEN_MAX_SEGMENTS, 0),
+			 "sector-size", (int)offered(disk, "sector-size", 65536, 512),
+			 "poll", (int)disk->keys.poll_us);
 	return *out ? 0 : td_fail(why, -ENOMEM, "no memory");
 }
 
@@ -302,19 +323,41 @@ static bool tap_can(struct td_tapdisk *tap, const char *what)
 	return false;
 }
 
-static uint64_t granularity(struct td_tapdisk *tap)
-{
-	json_t *cluster = json_object_get(td_tapdisk_info(tap), "cluster");
+/* ---- sectors: the image's, or larger ones that the disk's specification wants */
 
-	return max_u64((uint64_t)json_integer_value(cluster), td_tapdisk_block_size(tap));
+static uint64_t sector_size(struct xenbus_disk *disk)
+{
+	return max_u64(disk->keys.sector, td_tapdisk_block_size(disk->tap));
 }
 
-/* As many rings as the disk has queues. More may have been offered already: by
- * xen-blkback, to a guest that has chosen by it; that is not taken away. */
+static uint64_t whole_size(struct xenbus_disk *disk)
+{
+	return round_down(td_tapdisk_size(disk->tap), sector_size(disk));
+}
+
+/* blkif wants a disk to have whole physical sectors. */
+static uint64_t physical_size(struct xenbus_disk *disk)
+{
+	uint64_t physical = max_u64(disk->keys.physical, sector_size(disk));
+
+	return is_aligned(whole_size(disk), physical) ? physical : sector_size(disk);
+}
+
+static uint64_t granularity(struct xenbus_disk *disk)
+{
+	json_t *cluster = json_object_get(td_tapdisk_info(disk->tap), "cluster");
+
+	return max_u64((uint64_t)json_integer_value(cluster), sector_size(disk));
+}
+
+/* As many rings as the disk has queues, if nothing else is said. More may have been
+ * offered already: by xen-blkback, to a guest that has chosen by it; that is not taken
+ * away. */
 static uint64_t max_rings(struct xenbus_disk *disk)
 {
 	json_t *queues = json_object_get(td_tapdisk_info(disk->tap), "queues");
-	uint64_t own = max_u64((uint64_t)json_integer_value(queues), 1);
+	uint64_t own = disk->keys.rings ? disk->keys.rings
+					: max_u64((uint64_t)json_integer_value(queues), 1);
 
 	return max_u64(min_u64(own, TD_XEN_MAX_RINGS),
 		       offered(disk, "multi-queue-max-queues", TD_XEN_MAX_RINGS, 1));
@@ -325,15 +368,23 @@ static bool wants_discard(struct xenbus_disk *disk)
 	uint64_t enable = 1;
 
 	store_number(disk->xs, disk->dir, "discard-enable", 1, &enable);
-	return enable && tap_can(disk->tap, "discard");
+	return enable && disk->keys.discard && tap_can(disk->tap, "discard");
 }
+
+/* Bits of the node info, as blkif.h has them. */
+#define INFO_CDROM 1
+#define INFO_REMOVABLE 2
+#define INFO_READ_ONLY 4
 
 static unsigned info_bits(struct xenbus_disk *disk)
 {
 	AUTO_FREE char *type = store_read(disk->xs, XBT_NULL, disk->dir, "device-type");
+	uint64_t removable = 0;
 
-	return (type && !strcmp(type, "cdrom") ? 1 : 0) |
-	       (td_tapdisk_read_only(disk->tap) ? 4 : 0);
+	store_number(disk->xs, disk->dir, "removable", 1, &removable);
+	return (type && !strcmp(type, "cdrom") ? INFO_CDROM : 0) |
+	       (removable ? INFO_REMOVABLE : 0) |
+	       (td_tapdisk_read_only(disk->tap) ? INFO_READ_ONLY : 0);
 }
 
 /* All that the front end may want to know, and state 2, at once. */
@@ -342,21 +393,21 @@ void xenbus_write_offer(struct xenbus_disk *disk)
 	bool write = !td_tapdisk_read_only(disk->tap);
 	bool discard = write && wants_discard(disk);
 	struct store_node nodes[] = {
-		store_node("feature-flush-cache", "%d", write),
-		store_node("feature-barrier", "%d", write),
+		store_node("feature-flush-cache", "%d", write && disk->keys.flush),
+		store_node("feature-barrier", "%d", write && disk->keys.barrier),
 		store_node("feature-discard", "%d", discard),
 		store_node("discard-secure", "0"),
 		store_node("discard-alignment", "0"),
-		store_node("discard-granularity", "%" PRIu64, granularity(disk->tap)),
-		store_node("feature-persistent", "0"),
-		store_node("feature-max-indirect-segments", "%d", TD_XEN_MAX_SEGMENTS),
-		store_node("max-ring-page-order", "%d", TD_XEN_MAX_RING_ORDER),
-		store_node("max-ring-pages", "%d", 1 << TD_XEN_MAX_RING_ORDER),
+		store_node("discard-granularity", "%" PRIu64, granularity(disk)),
+		store_node("feature-persistent", "%u", disk->keys.persistent),
+		store_node("feature-max-indirect-segments", "%u", disk->keys.segments),
+		store_node("max-ring-page-order", "%u", disk->keys.ring_order),
+		store_node("max-ring-pages", "%u", 1u << disk->keys.ring_order),
 		store_node("multi-queue-max-queues", "%" PRIu64, max_rings(disk)),
 		/* In units of 512 bytes whatever sector-size says. */
-		store_node("sectors", "%" PRIu64, td_tapdisk_size(disk->tap) / 512),
-		store_node("sector-size", "%u", td_tapdisk_block_size(disk->tap)),
-		store_node("physical-sector-size", "%u", td_tapdisk_block_size(disk->tap)),
+		store_node("sectors", "%" PRIu64, whole_size(disk) / 512),
+		store_node("sector-size", "%" PRIu64, sector_size(disk)),
+		store_node("physical-sector-size", "%" PRIu64, physical_size(disk)),
 		store_node("info", "%u", info_bits(disk)),
 		store_node("hotplug-status", "connected"),
 		store_node("state", "%d", XENBUS_INIT_WAIT),

@@ -31,6 +31,26 @@
 
 /* ---- out of the ring ----------------------------------------------------- */
 
+/* A guest that was not offered an operation has no business asking for it. */
+static enum ring_status offered(const struct xen_lane *lane, const struct ring_req *head,
+				const char **what)
+{
+	const struct td_xen_offer *offer = &lane->params->offer;
+
+	if ((head->op == RING_FLUSH && !offer->flush) ||
+	    (head->op == RING_BARRIER && !offer->barrier) ||
+	    (head->op == RING_DISCARD && !offer->discard) ||
+	    (head->indirect && !offer->segments)) {
+		*what = "it was not offered";
+		return RING_UNSUPPORTED;
+	}
+	if (head->indirect && head->seg_count > offer->segments) {
+		*what = "more segments than were offered";
+		return RING_ERROR;
+	}
+	return RING_OKAY;
+}
+
 static void take_one(struct xen_lane *lane, struct td_req *req)
 {
 	struct slot *slot = td_req_user(req);
@@ -46,6 +66,8 @@ static void take_one(struct xen_lane *lane, struct td_req *req)
 	status = ring_take(&lane->ring, &slot->head, &what);
 	count_add(&lane->counts.requests, 1);
 	count_add(&lane->counts.indirect, slot->head.indirect);
+	if (!status)
+		status = offered(lane, &slot->head, &what);
 	if (status)
 		slot_reject(slot, status, what);
 	else

@@ -200,9 +200,28 @@ void slot_ended(struct td_req *req)
 	list_add(&slot->lane->ended, &slot->link);
 }
 
+/* Of data and discards: the image below may have smaller sectors than were offered. */
+static bool is_whole_sectors(const struct slot *slot)
+{
+	unsigned sector = slot->lane->params->offer.sector;
+
+	return is_aligned(slot->head.offset, sector) && is_aligned(slot->head.len, sector);
+}
+
 static void slot_feed(struct slot *slot)
 {
-	list_add(&slot->lane->hungry, &slot->link);
+	if (is_whole_sectors(slot))
+		list_add(&slot->lane->hungry, &slot->link);
+	else
+		slot_reject(slot, RING_ERROR, "it has parts of sectors");
+}
+
+static void slot_discard(struct slot *slot)
+{
+	if (is_whole_sectors(slot))
+		slot_submit(slot, AT_DISK, TD_DISCARD, 0);
+	else
+		slot_reject(slot, RING_ERROR, "it has parts of sectors");
 }
 
 static void slot_after_disk(struct slot *slot)
@@ -368,7 +387,7 @@ void slot_start(struct slot *slot)
 	else if (slot->head.op == RING_FLUSH)
 		slot_submit(slot, AT_DISK, TD_FLUSH, 0);
 	else if (slot->head.op == RING_DISCARD)
-		slot_submit(slot, AT_DISK, TD_DISCARD, 0);
+		slot_discard(slot);
 	else
 		slot_feed(slot);
 }

@@ -39,6 +39,14 @@ struct td_xen_ring {
 	uint32_t event_channel;
 };
 
+/* What the guest was offered: it gets nothing else. */
+struct td_xen_offer {
+	bool flush, barrier, discard;
+	bool persistent;     /* and it has agreed: its grants may be kept mapped */
+	unsigned segments;   /* of an indirect request; 0: there are no such */
+	unsigned sector;     /* bytes, a power of two: what all requests are multiples of */
+};
+
 struct td_xen_params {
 	uint16_t domid;
 	uint32_t devid;      /* the front end's virtual-device, for logs */
@@ -47,6 +55,8 @@ struct td_xen_params {
 	struct td_xen_ring rings[TD_XEN_MAX_RINGS];
 	enum td_xen_protocol protocol;
 	enum td_xen_data data;
+	struct td_xen_offer offer;
+	unsigned poll_us;    /* an empty ring is looked at for so long at most; 0: not */
 	/* Called once, from the home loop, when the guest has broken a ring: that is
 	 * served no longer, and all are to be disconnected. May be NULL. */
 	void (*broken)(void *arg);
