@@ -84,7 +84,7 @@ void bench_prepare(struct bench *b, const struct setup *setup, struct td_xen_par
 		.domid = 7, .devid = 51712, .ring_order = setup->order,
 		.ring_count = setup->rings ? setup->rings : 1,
 		.protocol = setup->is32 ? TD_XEN_X86_32 : TD_XEN_X86_64,
-		.data = setup->data, .broken = on_broken, .arg = b,
+		.data = setup->data, .poll_us = setup->poll_us, .broken = on_broken, .arg = b,
 		.noise = &b->noise,
 		.offer = { .flush = true, .barrier = true, .discard = true, .segments = 256,
 			   .sector = 512 },

@@ -51,6 +51,7 @@ struct setup {
 	unsigned order;
 	bool read_only;
 	unsigned rings, queues;        /* 0: one */
+	unsigned poll_us;
 	const struct td_xen_offer *offer; /* NULL: all but persistent grants */
 	bool quiet;                    /* the order of writes is not recorded */
 };

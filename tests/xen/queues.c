@@ -195,6 +195,35 @@ static void a_barrier_holds_its_own_ring_only(void **state)
 	bench_close(&b);
 }
 
+/* A guest that asks again at once is met by a server that still looks; then it rests. */
+static void polling_finds_requests_and_ends_at_rest(void **state)
+{
+	struct td_xen_stats stats;
+	unsigned notices = 0;
+	struct bench b;
+
+	bench_open(&b, &(struct setup){ .poll_us = 1000 });
+	for (int i = 0; i < 200; i++) {
+		front_put(&b.front[0], &(struct front_req){ .op = 3 });
+		if (front_push(&b.front[0])) {
+			notices++;
+			sim_kick(&b.sim, 0);
+		}
+		bench_collect(&b, 1, &(int){ 0 }, 1);
+	}
+	td_xen_stats(b.xen, &stats);
+	assert_true(stats.polled > 0);
+	assert_true(notices < 200);
+	/* It sleeps in the end: the next request needs to say so. */
+	for (uint64_t end = td_now_ms() + 20; td_now_ms() < end;)
+		td_loop_turn(b.loop, 1);
+	front_put(&b.front[0], &(struct front_req){ .op = 3 });
+	assert_true(front_push(&b.front[0]));
+	sim_kick(&b.sim, 0);
+	bench_collect(&b, 1, &(int){ 0 }, 1);
+	bench_close(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -204,6 +233,7 @@ int main(void)
 		cmocka_unit_test(a_broken_ring_breaks_the_connection_once),
 		cmocka_unit_test(disconnecting_under_load_drains_every_ring),
 		cmocka_unit_test(a_barrier_holds_its_own_ring_only),
+		cmocka_unit_test(polling_finds_requests_and_ends_at_rest),
 	};
 
 	td_log_level(LOG_CRIT); /* what guests do wrong is told; not here */

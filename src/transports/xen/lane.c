@@ -86,7 +86,16 @@ static void lane_break(struct xen_lane *lane, const char *what)
 	count_add(&lane->counts.broken, 1);
 }
 
-/* True: something was taken. The count bounds what a guest that keeps moving
+/* The ring is empty. True: it is to be looked at again, in the next turn. */
+static bool look_again(struct xen_lane *lane)
+{
+	if (lane->patience.limit_us && patience_lasts(&lane->patience, td_now_us()))
+		return true;
+	lane->awake = ring_sleep(&lane->ring);
+	return false;
+}
+
+/* True: the loop is not to wait. The count bounds what a guest that keeps moving
  * its index can make us do in a turn. */
 static bool take_some(struct xen_lane *lane)
 {
@@ -103,9 +112,11 @@ static bool take_some(struct xen_lane *lane)
 			break;
 		}
 		if (!waiting) {
-			lane->awake = ring_sleep(&lane->ring);
+			if (look_again(lane))
+				return true;
 			continue;
 		}
+		count_add(&lane->counts.polled, patience_pays(&lane->patience));
 		req = td_pool_get(lane->pool);
 		if (!req)
 			break;
@@ -181,6 +192,8 @@ static void lane_event(struct td_watch *watch, uint32_t events)
 	struct xen_lane *lane = container_of(watch, struct xen_lane, event);
 
 	lane->guest->ops->event(lane->guest);
+	if (lane->patience.limit_us)
+		patience_woken(&lane->patience, td_now_us());
 	lane->awake = !count_read(&lane->counts.broken);
 }
 
@@ -252,6 +265,7 @@ int xen_lane_open(const struct lane_wish *wish, struct xen_lane **out, struct td
 	lane->params = wish->params;
 	lane->index = wish->index;
 	lane->guest = wish->guest;
+	lane->patience.limit_us = wish->params->poll_us;
 	lane->broken = wish->broken;
 	lane->ended_all = wish->ended_all;
 	lane->owner = wish->owner;

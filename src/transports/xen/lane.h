@@ -15,6 +15,7 @@
 #include "io/loop.h"
 #include "transports/xen/guest.h"
 #include "transports/xen/pages.h"
+#include "transports/xen/patience.h"
 #include "transports/xen/ring.h"
 #include "transports/xen/xen.h"
 
@@ -25,7 +26,7 @@ struct slot;
 /* Counted by the lane, read by the connection. */
 struct lane_counts {
 	count_t requests, released, segments, indirect, mapped, copied, notified, rejected;
-	count_t broken;
+	count_t polled, broken;
 };
 
 struct xen_lane {
@@ -51,6 +52,7 @@ struct xen_lane {
 	unsigned batch_count;
 
 	bool awake;               /* the ring may hold requests */
+	struct patience patience; /* with a ring that holds none */
 	bool closing;
 	struct lane_counts counts;
 

@@ -32,6 +32,7 @@ static void stats_add(struct td_xen_stats *stats, const struct xen_lane *lane)
 	stats->mapped += count_read(&counts->mapped);
 	stats->copied += count_read(&counts->copied);
 	stats->notified += count_read(&counts->notified);
+	stats->polled += count_read(&counts->polled);
 	stats->rejected += count_read(&counts->rejected);
 	stats->in_flight += count_read(&counts->requests) - count_read(&counts->released);
 	stats->broken |= count_read(&counts->broken) != 0;
