@@ -109,14 +109,14 @@ static json_t *xen_json(const struct td_serve *serve)
 		return json_null();
 	td_serve_xen_stats(serve, &stats);
 	return json_pack("{s:i, s:i, s:i, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I,"
-			 " s:b}", "domid", (int)params->domid, "devid", (int)params->devid, "rings",
+			 " s:I, s:b}", "domid", (int)params->domid, "devid", (int)params->devid, "rings",
 			 (int)params->ring_count, "ring_order", (int)params->ring_order,
 			 "protocol", protocol_name[params->protocol], "data",
 			 data_name[params->data], "requests", (json_int_t)stats.requests,
 			 "segments", (json_int_t)stats.segments, "indirect",
 			 (json_int_t)stats.indirect, "mapped", (json_int_t)stats.mapped,
-			 "copied", (json_int_t)stats.copied, "notified",
-			 (json_int_t)stats.notified, "polled", (json_int_t)stats.polled,
+			 "copied", (json_int_t)stats.copied, "kept", (json_int_t)stats.kept,
+			 "notified", (json_int_t)stats.notified, "polled", (json_int_t)stats.polled,
 			 "rejected", (json_int_t)stats.rejected,
 			 "broken", stats.broken);
 }

@@ -481,11 +481,17 @@ static void random_guests_do_no_harm(void **state)
 	print_message("SEED=%u\n", seed);
 	srandom(seed);
 	for (int round = 0; round < 60; round++) {
+		const struct td_xen_offer offer = {
+			.flush = random() % 8, .barrier = random() % 8, .discard = random() % 8,
+			.persistent = random() % 2, .segments = (unsigned)random() % 257,
+			.sector = random() % 4 ? 512 : 4096,
+		};
 		struct setup setup = {
 			.is32 = random() & 1, .data = (enum td_xen_data)(random() % 3),
 			.order = (unsigned)random() % 5, .read_only = !(random() % 5),
 			.rings = 1 + (unsigned)random() % 4,
-			.queues = random() % 2 ? 1 : 3, .quiet = true,
+			.queues = random() % 2 ? 1 : 3, .quiet = true, .offer = &offer,
+			.poll_us = random() % 2 ? 0 : 20,
 		};
 
 		bench_open(&b, &setup);

@@ -3,7 +3,8 @@
  * The way of a guest's request through its ring's server:
  *
  *   taken ---> [segments copied in] -> needs memory -+-> mapped ------------+
- *    |          of indirect ones                     +-> copied in (writes) +
+ *    |          of indirect ones                     +-> mapped before ------+
+ *    |                                               +-> copied in (writes) +
  *    +-> flush, discard -----------------------------------------------------+
  *   at the disk <------------------------------------------------------------+
  *    +-> ended -> [copied out: reads] -> unmapped, answered
@@ -28,6 +29,7 @@
 
 #define MAX_REQUESTS 128 /* in flight; a large ring waits */
 #define TAKE_AT_ONCE 64  /* between two looks at what has ended */
+#define SWEEP_MS 5000    /* a grant that is not used for one to two of these is dropped */
 
 /* ---- out of the ring ----------------------------------------------------- */
 
@@ -60,8 +62,7 @@ static void take_one(struct xen_lane *lane, struct td_req *req)
 	slot->lane = lane;
 	slot->req = req;
 	slot->stage = TAKEN;
-	slot->memory = NULL;
-	slot->mapped = false;
+	slot->holds = NOTHING;
 	list_init(&slot->link);
 	status = ring_take(&lane->ring, &slot->head, &what);
 	count_add(&lane->counts.requests, 1);
@@ -162,6 +163,7 @@ static bool end_when_drained(struct xen_lane *lane)
 	if (td_pool_busy(lane->pool))
 		return false;
 	td_loop_del_flush(&lane->hook);
+	td_timer_cancel(&lane->sweep);
 	lane->end.run = lane_ended;
 	td_loop_post(lane->home, &lane->end); /* it is not ours any more */
 	return true;
@@ -195,6 +197,23 @@ static void lane_event(struct td_watch *watch, uint32_t events)
 	if (lane->patience.limit_us)
 		patience_woken(&lane->patience, td_now_us());
 	lane->awake = !count_read(&lane->counts.broken);
+}
+
+/* ---- grants that are kept --------------------------------------------------- */
+
+static void sweep(struct td_timer *timer)
+{
+	struct xen_lane *lane = container_of(timer, struct xen_lane, sweep);
+
+	grants_drop(&lane->grants, td_now_ms() - SWEEP_MS);
+	if (lane->grants.mapped)
+		td_timer_arm(lane->loop, timer, SWEEP_MS);
+}
+
+void xen_lane_keeps(struct xen_lane *lane)
+{
+	if (!lane->sweep.armed)
+		td_timer_arm(lane->loop, &lane->sweep, SWEEP_MS);
 }
 
 /* ---- begin and end --------------------------------------------------------- */
@@ -273,6 +292,7 @@ int xen_lane_open(const struct lane_wish *wish, struct xen_lane **out, struct td
 	lane->loop = td_queue_loop(queue);
 	lane->event.ready = lane_event;
 	lane->hook.flush = lane_flush;
+	lane->sweep.fired = sweep;
 	lane->begin.run = lane_begins;
 	lane->end.run = lane_ends;
 	lane->broke.run = lane_broke;
@@ -284,6 +304,8 @@ int xen_lane_open(const struct lane_wish *wish, struct xen_lane **out, struct td
 	if (err)
 		goto fail;
 	err = pages_init(&lane->pages);
+	if (!err && lane->params->offer.persistent)
+		err = grants_init(&lane->grants, lane->guest);
 	if (!err)
 		err = td_pool_new_on(queue, (unsigned)min_u64(lane->ring.entries, MAX_REQUESTS),
 				     sizeof(struct slot), slot_ended, &lane->pool);
@@ -304,6 +326,7 @@ void xen_lane_free(struct xen_lane *lane)
 		return;
 	td_pool_free(lane->pool);
 	pages_fini(&lane->pages);
+	grants_fini(&lane->grants);
 	if (lane->shared)
 		lane->guest->ops->unmap(lane->guest, lane->shared, 1u << lane->params->ring_order);
 	lane->guest->ops->free(lane->guest);

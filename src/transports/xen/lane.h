@@ -13,6 +13,7 @@
 #include "base/list.h"
 #include "core/queue.h"
 #include "io/loop.h"
+#include "transports/xen/grants.h"
 #include "transports/xen/guest.h"
 #include "transports/xen/pages.h"
 #include "transports/xen/patience.h"
@@ -25,8 +26,8 @@ struct slot;
 
 /* Counted by the lane, read by the connection. */
 struct lane_counts {
-	count_t requests, released, segments, indirect, mapped, copied, notified, rejected;
-	count_t polled, broken;
+	count_t requests, released, segments, indirect, mapped, copied, kept, notified;
+	count_t polled, rejected, broken;
 };
 
 struct xen_lane {
@@ -41,6 +42,8 @@ struct xen_lane {
 	struct ring ring;
 	struct td_pool *pool;
 	struct pages pages;
+	struct grants grants;     /* that stay mapped, if the guest has agreed */
+	struct td_timer sweep;    /* of those that are not used */
 
 	struct list hungry;       /* need memory, oldest first */
 	bool starved;             /* there was none: nothing more is taken */
@@ -81,6 +84,8 @@ int xen_lane_open(const struct lane_wish *wish, struct xen_lane **out, struct td
 void xen_lane_begin(struct xen_lane *lane);
 /* Drains it without blocking; then ended_all(), which may free it. */
 void xen_lane_end(struct xen_lane *lane);
+/* Grants of its are kept: they will be dropped when they are not used any more. */
+void xen_lane_keeps(struct xen_lane *lane);
 /* One that has not begun, or has ended. NULL is fine. */
 void xen_lane_free(struct xen_lane *lane);
 

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <inttypes.h>
 
+#include "base/log.h"
 #include "core/disk.h"
 
 /*
@@ -125,14 +126,32 @@ void slot_reject(struct slot *slot, enum ring_status status, const char *what)
 	slot_answer(slot, status);
 }
 
+static void put_kept(struct slot *slot, unsigned count)
+{
+	struct grants *grants = &slot->lane->grants;
+	uint64_t now = td_now_ms();
+
+	for (unsigned i = 0; i < count; i++)
+		grants_put(grants, &grants->all[slot->kept[i]], now);
+}
+
 void slot_release(struct slot *slot)
 {
 	struct xen_lane *lane = slot->lane;
 
-	if (slot->mapped)
-		lane->guest->ops->unmap(lane->guest, slot->memory, slot->pages);
-	else if (slot->memory)
+	switch (slot->holds) {
+	case NOTHING:
+		break;
+	case PAGES:
 		pages_put(&lane->pages, slot->memory, slot->pages);
+		break;
+	case MAPPED:
+		lane->guest->ops->unmap(lane->guest, slot->memory, slot->pages);
+		break;
+	case KEPT:
+		put_kept(slot, slot->head.seg_count);
+		break;
+	}
 	if (lane->barrier == slot)
 		lane->barrier = NULL;
 	count_add(&lane->counts.released, 1);
@@ -230,7 +249,7 @@ static void slot_after_disk(struct slot *slot)
 
 	if (slot->stage == FLUSH_FIRST && !err && slot->head.seg_count)
 		slot_feed(slot);
-	else if (slot->head.op == RING_READ && !err && !slot->mapped)
+	else if (slot->head.op == RING_READ && !err && slot->holds == PAGES)
 		batch_data(slot, COPY_OUT);
 	else
 		slot_answer(slot, status_of(err));
@@ -326,11 +345,42 @@ static void slot_map(struct slot *slot)
 		slot_reject(slot, RING_ERROR, "a grant cannot be mapped");
 		return;
 	}
-	slot->mapped = true;
+	slot->holds = MAPPED;
 	slot->pages = count;
 	slot->req->iov_count = slot_iovecs(slot);
 	count_add(&lane->counts.mapped, 1);
 	slot_submit_data(slot);
+}
+
+/* True: the request is on its way, or refused. False: all grants that may be kept are
+ * in use, and its data are to be reached otherwise. */
+static bool slot_keep(struct slot *slot)
+{
+	struct grants *grants = &slot->lane->grants;
+
+	for (unsigned i = 0; i < slot->head.seg_count; i++) {
+		const struct ring_seg *seg = &slot->segs[i];
+		int err = 0;
+		struct grant *grant = grants_get(grants, seg->gref, &err);
+
+		if (!grant) {
+			put_kept(slot, i);
+			if (err == -EAGAIN)
+				return false;
+			list_del(&slot->link);
+			slot_reject(slot, RING_ERROR, "a grant cannot be mapped for writing");
+			return true;
+		}
+		slot->kept[i] = (uint16_t)(grant - grants->all);
+		slot->iov[i] = (struct iovec){ (uint8_t *)grant->page + seg->offset, seg->len };
+	}
+	list_del(&slot->link);
+	slot->holds = KEPT;
+	slot->req->iov_count = slot->head.seg_count;
+	count_add(&slot->lane->counts.kept, 1);
+	xen_lane_keeps(slot->lane);
+	slot_submit_data(slot);
+	return true;
 }
 
 /* False: no memory now. */
@@ -343,6 +393,7 @@ static bool slot_copy(struct slot *slot)
 	if (!slot->memory)
 		return false;
 	list_del(&slot->link);
+	slot->holds = PAGES;
 	slot->pages = pages;
 	slot->iov[0] = (struct iovec){ slot->memory, slot->head.len };
 	slot->req->iov_count = 1;
@@ -359,7 +410,9 @@ void slots_feed(struct xen_lane *lane)
 	lane->starved = false;
 	LIST_FOR_SAFE (struct slot, slot, &lane->hungry, link) {
 		slot->segs = slot->head.indirect ? slot->indirect : slot->head.segs;
-		if (wants_map(slot)) {
+		if (lane->params->offer.persistent && slot_keep(slot)) {
+			/* nothing is to be mapped or copied */
+		} else if (wants_map(slot)) {
 			list_del(&slot->link);
 			slot_map(slot);
 		} else if (!slot_copy(slot)) {

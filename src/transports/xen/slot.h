@@ -16,6 +16,14 @@ enum stage {
 	COPY_OUT,
 };
 
+/* Where the data of a request are, and so what is given back at its end. */
+enum holds {
+	NOTHING,
+	PAGES,  /* of the lane's pool: copied in or out */
+	MAPPED, /* the guest's, for this request alone */
+	KEPT,   /* the guest's, which stay mapped */
+};
+
 struct slot {
 	struct xen_lane *lane;
 	struct td_req *req;
@@ -24,9 +32,10 @@ struct slot {
 	const struct ring_seg *segs;
 	enum stage stage;
 	enum ring_status status;
-	void *memory;             /* mapped grants, or pages of the pool */
+	enum holds holds;
+	void *memory;             /* PAGES, MAPPED */
 	unsigned pages;
-	bool mapped;
+	uint16_t kept[TD_XEN_MAX_SEGMENTS]; /* KEPT: of the lane's grants */
 	unsigned copy_at, copies; /* its part of the batch */
 	struct iovec iov[TD_XEN_MAX_SEGMENTS];
 	struct ring_seg indirect[TD_XEN_MAX_SEGMENTS];

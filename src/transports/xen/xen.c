@@ -31,6 +31,7 @@ static void stats_add(struct td_xen_stats *stats, const struct xen_lane *lane)
 	stats->indirect += count_read(&counts->indirect);
 	stats->mapped += count_read(&counts->mapped);
 	stats->copied += count_read(&counts->copied);
+	stats->kept += count_read(&counts->kept);
 	stats->notified += count_read(&counts->notified);
 	stats->polled += count_read(&counts->polled);
 	stats->rejected += count_read(&counts->rejected);

@@ -68,6 +68,7 @@ struct td_xen_params {
 
 struct td_xen_stats {
 	uint64_t requests, segments, indirect, mapped, copied, notified;
+	uint64_t kept;     /* requests whose grants stay mapped */
 	uint64_t polled;   /* requests, or some at once, found by looking */
 	uint64_t rejected; /* requests that broke the protocol */
 	uint64_t in_flight;
