@@ -36,6 +36,10 @@ struct td_queue {
 		count_t requests, bytes, errors;
 	} counts[TD_OPS];
 	count_t in_flight;
+	/* while the disk gets another size: resize.c */
+	bool held, told;               /* parks what comes; has said that it is drained */
+	struct list parked;            /* slots */
+	struct td_post hold, go;
 };
 
 /* An image on one queue. Those of a driver that lives at home have one lane. */
@@ -74,6 +78,7 @@ struct td_disk {
 	_Atomic uint64_t traced, own;  /* numbers given to requests */
 	struct td_key *keys;           /* that the specification names; while it is opened */
 	bool encrypted;                /* one of its images is */
+	struct td_resizing *resizing;  /* NULL: it is not */
 	char *zeroes;                  /* what WRITE_ZEROES writes where it must */
 	struct iovec zero_iov[32];
 };
@@ -156,6 +161,11 @@ void image_submit(struct td_image *img, struct td_req *req);
 
 /* submit.c: a request without a parent has given back its last share. */
 void root_ended(struct td_slot *slot);
+/* td_submit(), even while the queue parks requests. */
+void root_submit(struct td_req *req);
+
+/* resize.c: a request of the queue has ended. */
+void queue_ended_one(struct td_queue *queue);
 
 /* Children of an image, on the queues that its driver serves: once it is open. */
 int lanes_new(struct image_core *core, unsigned kids);

@@ -65,6 +65,15 @@ int td_disk_settle(struct td_disk *disk);
 /* Settles it first, and returns the error of that; the disk is closed all the same. */
 int td_disk_close(struct td_disk *disk);
 
+/*
+ * Makes the disk larger, while it is used. Requests that are under way end first, and
+ * those that come meanwhile wait. done(arg, 0, NULL), or with an error and the reason,
+ * comes from the home loop; what can be refused at once is.
+ */
+typedef void td_resized(void *arg, int err, const char *why);
+int td_disk_resize(struct td_disk *disk, uint64_t size, td_resized *done, void *arg,
+		   struct td_why *why);
+
 const char *td_disk_name(const struct td_disk *disk);
 const char *td_disk_spec(const struct td_disk *disk);
 uint64_t td_disk_size(const struct td_disk *disk);       /* bytes */

@@ -90,6 +90,7 @@ int queues_open(struct td_disk *disk, unsigned count, struct td_why *why)
 	for (unsigned i = 0; i < count; i++) {
 		disk->queues[i].disk = disk;
 		disk->queues[i].index = i;
+		list_init(&disk->queues[i].parked);
 	}
 	disk->queues[0].loop = disk->loop;
 	err = queue_open(&disk->queues[0], why);

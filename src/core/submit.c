@@ -70,6 +70,8 @@ static void root_finish(struct td_slot *slot)
 	count_add(&queue->in_flight, -1);
 	trace_done(&slot->req);
 	slot->pool->done(&slot->req);
+	if (queue->held)
+		queue_ended_one(queue);
 }
 
 /* As much of what is left to zero as one write takes: whole pieces, or the end. */
@@ -158,7 +160,7 @@ static void root_came_home(struct td_post *post)
 	root_start(slot);
 }
 
-void td_submit(struct td_req *req)
+void root_submit(struct td_req *req)
 {
 	struct td_disk *disk = req->queue->disk;
 	struct td_image *img = &disk->top->img;
@@ -181,4 +183,14 @@ void td_submit(struct td_req *req)
 	} else {
 		root_start(slot);
 	}
+}
+
+void td_submit(struct td_req *req)
+{
+	struct td_queue *queue = req->queue;
+
+	if (__builtin_expect(queue->held, 0))
+		list_add(&queue->parked, &slot_of(req)->link);
+	else
+		root_submit(req);
 }

@@ -19,6 +19,7 @@
 #include "base/num.h"
 #include "control/rpc.h"
 #include "core/disk.h"
+#include "core/spec.h"
 
 #define MAX_QUITTERS 8
 
@@ -162,6 +163,52 @@ static void method_stats(void *arg, struct td_rpc_call *call, json_t *params)
 	json_object_set_new(all, "in_flight", json_integer(stats.in_flight));
 	json_object_set_new(all, "xen", xen_json(control->serve));
 	td_rpc_answer(call, all);
+}
+
+/* ---- another size ----------------------------------------------------------------------- */
+
+struct resizing {
+	struct td_control *control;
+	struct td_rpc_call *call;
+};
+
+static void resized(void *arg, int err, const char *why)
+{
+	struct resizing *resizing = arg;
+
+	if (err)
+		td_rpc_refuse(resizing->call, err, "%s", why);
+	else
+		td_rpc_answer(resizing->call, info_json(resizing->control));
+	free(resizing);
+}
+
+static void method_resize(void *arg, struct td_rpc_call *call, json_t *params)
+{
+	struct td_control *control = arg;
+	struct resizing *resizing;
+	struct td_why why;
+	const char *text;
+	uint64_t size;
+	int err;
+
+	if (!td_rpc_params(call, params, "{s:s}", "size", &text))
+		return;
+	if (td_size_parse(text, 1, &size)) {
+		td_rpc_refuse(call, -EINVAL, "%s: no size, such as 20G", text);
+		return;
+	}
+	resizing = malloc(sizeof(*resizing));
+	if (!resizing) {
+		td_rpc_refuse(call, -ENOMEM, "%s", strerror(ENOMEM));
+		return;
+	}
+	*resizing = (struct resizing){ control, call };
+	err = td_disk_resize(td_serve_disk(control->serve), size, resized, resizing, &why);
+	if (!err)
+		return;
+	td_rpc_refuse(call, err, "%s", why.text);
+	free(resizing);
 }
 
 /* ---- NBD ------------------------------------------------------------------------------- */
@@ -392,6 +439,7 @@ static void method_quit(void *arg, struct td_rpc_call *call, json_t *params)
 static const struct td_rpc_row methods[] = {
 	{ "info", method_info },
 	{ "stats", method_stats },
+	{ "resize", method_resize },
 	{ "nbd-listen", method_nbd_listen },
 	{ "nbd-close", method_nbd_close },
 	{ "xen-connect", method_xen_connect },

@@ -251,6 +251,11 @@ static json_t *params_nbd(char **words, const struct options *options)
 	return json_pack("{s:s, s:s}", "name", words[0], "address", words[1]);
 }
 
+static json_t *params_resize(char **words, const struct options *options)
+{
+	return json_pack("{s:s, s:s}", "name", words[0], "size", words[1]);
+}
+
 static json_t *params_xen_attach(char **words, const struct options *options)
 {
 	const char *disk = words[1];
@@ -309,6 +314,8 @@ static const struct command {
 	  "open an image and serve it; prints the disk's name" },
 	{ "detach", "NAME", 1, detach_rows, params_detach, print_nothing,
 	  "drain and close a disk" },
+	{ "resize", "NAME SIZE", 2, common_rows, params_resize, print_nothing,
+	  "make a disk larger while it is used" },
 	{ "nbd-listen", "NAME ADDRESS", 2, common_rows, params_nbd, print_nothing,
 	  "serve a disk at unix:PATH or tcp:HOST:PORT, too" },
 	{ "nbd-close", "NAME ADDRESS", 2, common_rows, params_nbd, print_nothing,

@@ -3,6 +3,8 @@
 What a front end and the daemon agree on: rings, their pages, features. The guest is
 the test's own; stand_in.py is the tapdisk, and tells what it was asked to serve.
 """
+import os
+
 import harness
 from harness import wait_for
 from xen import STAND_IN, host
@@ -205,6 +207,35 @@ def cdroms_and_read_only_disks_say_so():
             assert vbd.get("feature-flush-cache") == str(int(mode == "w"))
             vbd.close()
             wait_for("its end", lambda: not d.disks())
+
+
+def a_guest_sees_its_disk_grow():
+    with host(STAND_IN) as (d, store):
+        vbd = Vbd(store, f"aio:{d.folder}/img")
+        vbd.wait_state(2)
+        publish(vbd, rings(1, 1))
+        vbd.wait_state(4)
+        seen = store.version
+        assert d.ctl("resize", vbd.name, str(16 << 20)).status == 0
+        assert vbd.get("sectors") == "32768" and vbd.get("state") == "4"
+        assert store.version >= seen + 2  # state 4 is written again: the guest looks then
+        seen = store.version
+        assert d.ctl("resize", vbd.name, str(16 << 20)).status == 0
+        assert store.version == seen
+        vbd.close()
+        wait_for("its end", lambda: not d.disks())
+    with host() as (d, store):  # and a real one, to whom nobody is connected yet
+        image = d.image("img", 8 << 20)
+        vbd = Vbd(store, "aio:" + image)
+        vbd.wait_state(2)
+        assert d.ctl("resize", vbd.name, "16M").status == 0
+        assert vbd.get("sectors") == "32768" and vbd.get("state") == "2"
+        assert os.stat(image).st_size == 16 << 20
+        for size, text in (("8M", "above its 16777216"), ("16M", "above"), ("big", "no size")):
+            run = d.ctl("resize", vbd.name, size)
+            assert run.status == 1 and text in run.err, run.err
+        vbd.close()
+        wait_for("its end", lambda: not d.disks())
 
 
 if __name__ == "__main__":

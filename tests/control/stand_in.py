@@ -35,6 +35,8 @@ async def answer(writer, request):
         info["xen"] = None
         while waiting:
             send(*waiting.pop(), {"broken": False})
+    elif method == "resize":
+        info["size"] = int(params["size"])
     elif method == "quit":
         result = {}
     send(writer, request, result)

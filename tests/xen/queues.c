@@ -3,6 +3,7 @@
  * Guests with several rings, on disks with one queue and with several: who serves
  * which, all that a front end and we can agree on, and what goes wrong.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "bench.h"
@@ -224,6 +225,54 @@ static void polling_finds_requests_and_ends_at_rest(void **state)
 	bench_close(&b);
 }
 
+static void on_resized(void *arg, int err, const char *why)
+{
+	*(int *)arg = err;
+}
+
+static int resize(struct bench *b, uint64_t size)
+{
+	uint64_t end = td_now_ms() + 10000;
+	struct td_why why;
+	int result = 1, err = td_disk_resize(b->disk, size, on_resized, &result, &why);
+
+	if (err)
+		return err;
+	assert_int_equal(td_disk_resize(b->disk, size, on_resized, &result, &why), -EALREADY);
+	while (result == 1 && td_now_ms() < end)
+		td_loop_turn(b->loop, 1);
+	return result;
+}
+
+/* Requests under way end, those that come meanwhile wait, and none fails. */
+static void a_disk_grows_under_load(void **state)
+{
+	static const struct { unsigned rings, queues; } shapes[] = { { 1, 1 }, { 6, 3 } };
+	struct bench b;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(shapes); i++) {
+		struct front_req beyond = { .op = 1, .sector = DISK_SIZE / 512 + 8, .count = 1 };
+
+		bench_open(&b, &(struct setup){ .rings = shapes[i].rings, .order = 1,
+						.queues = shapes[i].queues, .quiet = true });
+		beyond.segs[0] = bench_seg(&b, 0, 7, 3);
+		assert_int_equal(bench_ask(&b, beyond), -1);
+		for (unsigned round = 1; round < 6; round++) {
+			unsigned count = fill(&b, 1, 32, FIRST_DATA + 8);
+
+			td_loop_turn(b.loop, 0);
+			assert_int_equal(resize(&b, DISK_SIZE + round * MiB), 0);
+			assert_int_equal(td_disk_size(b.disk), DISK_SIZE + round * MiB);
+			all_well(&b, count);
+		}
+		assert_int_equal(bench_ask(&b, beyond), 0);
+		bench_expect(&b, DISK_SIZE + 4096, sim_page(&b.sim, beyond.segs[0].gref), 4096);
+		assert_int_equal(resize(&b, DISK_SIZE), -EINVAL);
+		assert_int_equal(resize(&b, DISK_SIZE * 2 + 100), -EINVAL);
+		bench_close(&b);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -234,6 +283,7 @@ int main(void)
 		cmocka_unit_test(disconnecting_under_load_drains_every_ring),
 		cmocka_unit_test(a_barrier_holds_its_own_ring_only),
 		cmocka_unit_test(polling_finds_requests_and_ends_at_rest),
+		cmocka_unit_test(a_disk_grows_under_load),
 	};
 
 	td_log_level(LOG_CRIT); /* what guests do wrong is told; not here */

@@ -79,6 +79,8 @@ struct td_tapdisk *td_tapdisk_start(struct td_disks *disks,
 struct td_tapdisk_holder {
 	/* The process of a SERVING disk has died by itself: the disk is DEAD. */
 	void (*died)(void *arg, const char *cause);
+	/* It has answered with what it is now: its size may be another. */
+	void (*changed)(void *arg);
 	/* Whoever has ended it: tap is no more when this returns. Comes before started
 	 * and stopped. */
 	void (*gone)(void *arg);

@@ -150,6 +150,8 @@ static void info_answered(void *arg, int err, const char *why, json_t *info)
 	} else {
 		json_decref(tap->info);
 		tap->info = json_incref(info);
+		if (tap->holder && tap->holder->changed)
+			tap->holder->changed(tap->holder_arg);
 		answer = json_copy(info);
 		json_object_update_new(answer, disk_json(tap));
 		td_rpc_answer(asked->call, answer);
@@ -206,6 +208,14 @@ static void method_nbd_close(void *arg, struct td_rpc_call *call, json_t *params
 	if (td_rpc_params(call, params, "{s:s, s:s}", "name", &name, "address", &address))
 		ask_info(arg, call, name, "nbd-close",
 			 json_pack("{s:s}", "address", address));
+}
+
+static void method_resize(void *arg, struct td_rpc_call *call, json_t *params)
+{
+	const char *name, *size;
+
+	if (td_rpc_params(call, params, "{s:s, s:s}", "name", &name, "size", &size))
+		ask_info(arg, call, name, "resize", json_pack("{s:s}", "size", size));
 }
 
 /* ---- attach, detach ------------------------------------------------------------------ */
@@ -331,6 +341,7 @@ static const struct td_rpc_row disk_methods[] = {
 	{ "stats", method_stats },
 	{ "attach", method_attach },
 	{ "detach", method_detach },
+	{ "resize", method_resize },
 	{ "nbd-listen", method_nbd_listen },
 	{ "nbd-close", method_nbd_close },
 	{ "stop", method_stop },

@@ -161,8 +161,20 @@ static void disk_gone(void *arg)
 	xenbus_disk_look(disk);
 }
 
+/* A front end that is connected looks at the size when state 4 is written again. */
+static void disk_changed(void *arg)
+{
+	struct xenbus_disk *disk = arg;
+
+	if (disk->phase == DISK_CONNECTED)
+		xenbus_write_size(disk, XENBUS_CONNECTED);
+	else if (disk->phase == DISK_READY)
+		xenbus_write_size(disk, XENBUS_INIT_WAIT);
+}
+
 static const struct td_tapdisk_holder disk_holds = {
 	.died = disk_died,
+	.changed = disk_changed,
 	.gone = disk_gone,
 };
 

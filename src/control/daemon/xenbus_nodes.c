@@ -416,3 +416,15 @@ void xenbus_write_offer(struct xenbus_disk *disk)
 	xenbus_write(disk, nodes, ARRAY_SIZE(nodes));
 }
 
+
+void xenbus_write_size(struct xenbus_disk *disk, enum xenbus_state state)
+{
+	AUTO_FREE char *now = store_read(disk->xs, XBT_NULL, disk->dir, "sectors");
+	struct store_node nodes[] = {
+		store_node("sectors", "%" PRIu64, whole_size(disk) / 512),
+		store_node("state", "%d", state),
+	};
+
+	if (!now || strcmp(now, nodes[0].value))
+		xenbus_write(disk, nodes, ARRAY_SIZE(nodes));
+}

@@ -25,6 +25,9 @@ void xenbus_write_state(struct xenbus_disk *disk, enum xenbus_state state);
 /* All that the front end may want to know of disk->tap, and state 2, at once. */
 void xenbus_write_offer(struct xenbus_disk *disk);
 
+/* The size of disk->tap, if it is another now, and the state, as it is, again. */
+void xenbus_write_size(struct xenbus_disk *disk, enum xenbus_state state);
+
 /* Sets disk->frontend; its state is watched from then on. */
 int xenbus_find_frontend(struct xenbus_disk *disk, struct td_why *why);
 int xenbus_watch_frontend(struct xenbus_disk *disk, struct td_why *why);
