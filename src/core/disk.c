@@ -186,7 +186,7 @@ static int last_flush(struct td_disk *disk)
 {
 	struct td_pool *pool;
 	struct td_req *req;
-	int err = td_pool_new(disk, 1, sizeof(int *), last_flush_done, &pool);
+	int err = td_pool_new(td_disk_queue(disk), 1, sizeof(int *), last_flush_done, &pool);
 
 	if (err)
 		return err;

@@ -62,20 +62,14 @@ int pool_new(struct td_queue *queue, unsigned count, size_t user_size, struct td
 	return 0;
 }
 
-int td_pool_new_on(struct td_queue *queue, unsigned count, size_t user_size, td_done *done,
-		   struct td_pool **out)
+int td_pool_new(struct td_queue *queue, unsigned count, size_t user_size, td_done *done,
+		struct td_pool **out)
 {
 	int err = pool_new(queue, count, user_size, out);
 
 	if (!err)
 		(*out)->done = done;
 	return err;
-}
-
-int td_pool_new(struct td_disk *disk, unsigned count, size_t user_size, td_done *done,
-		struct td_pool **out)
-{
-	return td_pool_new_on(td_disk_queue(disk), count, user_size, done, out);
 }
 
 void td_pool_free(struct td_pool *pool)

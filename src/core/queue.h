@@ -8,7 +8,6 @@
 
 #include <blktap/driver.h>
 
-struct td_disk;
 struct td_loop;
 struct td_pool;
 
@@ -19,11 +18,8 @@ typedef void td_done(struct td_req *req);
 
 /* count requests, each with user_size zeroed bytes of the transport's own. They are
  * submitted on the queue's thread, and done() is called there. */
-int td_pool_new_on(struct td_queue *queue, unsigned count, size_t user_size,
-		   td_done *done, struct td_pool **out);
-/* On the home queue. */
-int td_pool_new(struct td_disk *disk, unsigned count, size_t user_size,
-		td_done *done, struct td_pool **out);
+int td_pool_new(struct td_queue *queue, unsigned count, size_t user_size, td_done *done,
+		struct td_pool **out);
 void td_pool_free(struct td_pool *pool); /* all requests are back */
 
 struct td_req *td_pool_get(struct td_pool *pool); /* NULL: none free */

@@ -166,7 +166,8 @@ int td_disk_resize(struct td_disk *disk, uint64_t size, td_resized *done, void *
 		.disk = disk, .size = size, .done = done, .arg = arg,
 		.busy = disk->queue_count,
 	};
-	err = td_pool_new(disk, 1, sizeof(struct td_resizing *), flushed, &resizing->pool);
+	err = td_pool_new(td_disk_queue(disk), 1, sizeof(struct td_resizing *), flushed,
+			  &resizing->pool);
 	if (err) {
 		free(resizing);
 		return td_fail(why, err, "%s", strerror(-err));

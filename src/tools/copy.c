@@ -396,11 +396,12 @@ static int copy_open(struct copy *copy, struct td_disk *from)
 		copy->slot[i].copy = copy;
 		copy->slot[i].buf = copy->arena + i * copy->chunk;
 	}
-	err = td_pool_new(from, jobs + 1, sizeof(struct sent), read_done, &copy->readers);
+	err = td_pool_new(td_disk_queue(from), jobs + 1, sizeof(struct sent), read_done,
+			  &copy->readers);
 	if (err)
 		return err;
-	return td_pool_new(copy->to, jobs * WRITES + 1, sizeof(struct sent), write_done,
-			   &copy->writers);
+	return td_pool_new(td_disk_queue(copy->to), jobs * WRITES + 1, sizeof(struct sent),
+			   write_done, &copy->writers);
 }
 
 static void copy_run(struct copy *copy)

@@ -68,7 +68,7 @@ static bool read_all(struct td_disk *disk)
 	struct td_pool *pool;
 	bool good = true;
 
-	demand(!td_pool_new(disk, 1, sizeof(int *), read_done, &pool));
+	demand(!td_pool_new(td_disk_queue(disk), 1, sizeof(int *), read_done, &pool));
 	for (uint64_t at = 0; at < size;) {
 		uint64_t n = min_u64(size - at, CHUNK);
 		struct iovec iov = { memory, n };

@@ -135,7 +135,7 @@ int pages_open(struct pages_disk *disk, const char *spec, const struct td_disk_o
 	    td_registry_add(disk->registry, &pages_driver))
 		abort();
 	err = td_disk_open(disk->loop, disk->registry, spec, options, &disk->disk, why);
-	if (!err && td_pool_new(disk->disk, 8, sizeof(void *), ended, &disk->pool))
+	if (!err && td_pool_new(td_disk_queue(disk->disk), 8, sizeof(void *), ended, &disk->pool))
 		abort();
 	if (err) {
 		td_registry_free(disk->registry);

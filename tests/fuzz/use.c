@@ -143,7 +143,8 @@ static void one(struct use *use, bool write)
 static void start(struct use *use, uint32_t script, unsigned part)
 {
 	fuzz_random_start(&use->random, script, part);
-	demand(!td_pool_new(use->disk, DEPTH, sizeof(struct slot *), done, &use->pool));
+	demand(!td_pool_new(td_disk_queue(use->disk), DEPTH, sizeof(struct slot *), done,
+			    &use->pool));
 }
 
 void fuzz_use(struct td_disk *disk, uint32_t script, unsigned count, bool write)

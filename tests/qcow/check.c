@@ -36,7 +36,7 @@ static uint64_t read_all(struct td_loop *loop, struct td_disk *disk)
 	uint64_t bad = 0, size = td_disk_size(disk), n;
 	struct td_pool *pool;
 
-	if (td_pool_new(disk, 1, 0, done, &pool))
+	if (td_pool_new(td_disk_queue(disk), 1, 0, done, &pool))
 		return size;
 	for (uint64_t at = 0; at < size; at += n) {
 		struct td_req *req = td_pool_get(pool);

@@ -183,7 +183,8 @@ static void open_image(bool overlay)
 	assert_int_equal(qcow->create(&make, &why), 0);
 	snprintf(spec, sizeof(spec), "qcow:%s", rig.path);
 	assert_int_equal(td_disk_open(rig.loop, rig.registry, spec, &options, &rig.disk, &why), 0);
-	assert_int_equal(td_pool_new(rig.disk, 8, sizeof(struct io *), done, &rig.pool), 0);
+	assert_int_equal(td_pool_new(td_disk_queue(rig.disk), 8, sizeof(struct io *), done,
+				     &rig.pool), 0);
 	io_start(&l1, TD_READ, 0, 512); /* brings the L1 table into memory */
 	io_ended_well(&l1);
 	rig.holding = true;

@@ -84,7 +84,7 @@ static void open_disk(void)
 
 	if (td_disk_open(loop, registry, spec, &options, &disk, &why))
 		DIE("open: %s", why.text);
-	if (td_pool_new(disk, DEPTH_MAX, sizeof(struct slot *), done, &pool))
+	if (td_pool_new(td_disk_queue(disk), DEPTH_MAX, sizeof(struct slot *), done, &pool))
 		DIE("no memory");
 }
 

@@ -111,9 +111,8 @@ int rig_try_open(struct rig *rig, const struct target *target, struct td_why *wh
 	require(rig->model.size == rig->size, "the size was %llu and is %llu now",
 		(unsigned long long)rig->model.size, (unsigned long long)rig->size);
 	for (unsigned i = 0; i < td_disk_queues(rig->disk); i++) {
-		err = td_pool_new_on(td_disk_queue_at(rig->disk, i), RIG_DEPTH,
-				     sizeof(struct io *), i ? io_done_there : io_done,
-				     &rig->pool[i]);
+		err = td_pool_new(td_disk_queue_at(rig->disk, i), RIG_DEPTH, sizeof(struct io *),
+				  i ? io_done_there : io_done, &rig->pool[i]);
 		require(!err, "no pool: %s", strerror(-err));
 	}
 	return 0;

@@ -357,7 +357,8 @@ static void requests_are_checked_before_a_driver_sees_them(void **state)
 
 	put_line(p, "one", "");
 	assert_int_equal(open_pile(p, "one", &disk, &why), 0);
-	assert_int_equal(td_pool_new(disk, 2, sizeof(unsigned), count_done, &pool), 0);
+	assert_int_equal(td_pool_new(td_disk_queue(disk), 2, sizeof(unsigned), count_done,
+				     &pool), 0);
 	for (size_t i = 0; i < ARRAY_SIZE(ask); i++) {
 		struct td_req *req = td_pool_get(pool);
 		unsigned *ended = td_req_user(req);

@@ -49,7 +49,8 @@ static int rig_open(const char *spec, struct td_disk_options options, struct td_
 	int err = td_disk_open(rig.loop, rig.registry, spec, &options, &rig.disk, why);
 
 	if (!err)
-		assert_int_equal(td_pool_new(rig.disk, SLOTS, 0, done, &rig.pool), 0);
+		assert_int_equal(td_pool_new(td_disk_queue(rig.disk), SLOTS, 0, done, &rig.pool),
+				 0);
 	return err;
 }
 

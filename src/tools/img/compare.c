@@ -255,8 +255,8 @@ static int prepare(struct compare *compare)
 		side->compare = compare;
 		side->size = td_disk_size(side->img.disk);
 		compare->size = max_u64(compare->size, side->size);
-		err = td_pool_new(side->img.disk, SLOTS + 1, sizeof(struct sent), side_done,
-				  &side->pool);
+		err = td_pool_new(td_disk_queue(side->img.disk), SLOTS + 1, sizeof(struct sent),
+				  side_done, &side->pool);
 	}
 	return compare->arena ? err : -ENOMEM;
 }

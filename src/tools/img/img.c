@@ -85,8 +85,10 @@ int img_do(struct img_disk *disk, enum td_op op, unsigned flags, uint64_t at, ui
 	struct iovec iov = { buf, len };
 	bool ended = false;
 	struct td_req *req;
-	int err = disk->pool ? 0 : td_pool_new(disk->disk, 1, sizeof(bool *), done, &disk->pool);
+	int err = 0;
 
+	if (!disk->pool)
+		err = td_pool_new(td_disk_queue(disk->disk), 1, sizeof(bool *), done, &disk->pool);
 	if (err)
 		return err;
 	req = td_pool_get(disk->pool);

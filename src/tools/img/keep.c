@@ -237,13 +237,13 @@ static int walk(struct keep *keep)
 
 static int pools(struct keep *keep)
 {
-	int err = td_pool_new(keep->img->disk, SLOTS, sizeof(struct slot *), img_done,
-			      &keep->img_pool);
+	int err = td_pool_new(td_disk_queue(keep->img->disk), SLOTS, sizeof(struct slot *),
+			      img_done, &keep->img_pool);
 
 	if (err || !keep->other)
 		return err;
-	return td_pool_new(keep->other->disk, SLOTS, sizeof(struct slot *), other_done,
-			   &keep->other_pool);
+	return td_pool_new(td_disk_queue(keep->other->disk), SLOTS, sizeof(struct slot *),
+			   other_done, &keep->other_pool);
 }
 
 int keep_content(struct img_disk *img, struct img_disk *other, bool quiet, uint64_t *written)

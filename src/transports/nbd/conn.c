@@ -332,8 +332,8 @@ static void receive(struct nbd_conn *conn)
 static void serve_start(struct nbd_conn *conn)
 {
 	conn->state = NBD_CONN_SERVE;
-	if (td_pool_new_on(conn->lane->queue, NBD_REQUESTS, sizeof(struct nbd_slot),
-			   nbd_serve_done, &conn->pool))
+	if (td_pool_new(conn->lane->queue, NBD_REQUESTS, sizeof(struct nbd_slot), nbd_serve_done,
+			&conn->pool))
 		nbd_conn_drop(conn, "no memory for its requests");
 }
 
