@@ -4,13 +4,11 @@
  *
  *   batch_start   copies all that is dirty, at one instant: so the file goes from
  *                 one whole state of the tables to another
- *   stage_next    a barrier, if something written before must come before this
+ *   stages_next   a barrier, if something written before must come before this
  *                 stage; then the stage's pages, neighbours together
  *   batch_end     a barrier, if anybody waits for what is durable
  *
- * Where the format has a log there are no stages, but groups (group_next): a barrier
- * for all that was written before; an entry of the log that has the pages, and a barrier
- * for that; then the pages. Who waits for what is durable need not wait for these.
+ * logged.c has what comes between for a format with a log.
  *
  * A batch is begun by a flush, when a third of the cache is dirty, and a second
  * after the first change. Flushes that come meanwhile share the next one. A page
@@ -28,8 +26,6 @@
 #define LATER_MS 1000
 #define WRITE_MAX (256 * KiB)
 #define KEEP_COPIES (1 * MiB)
-
-static void stage_next(struct td_cache *cache);
 
 /* ---- the end ----------------------------------------------------------------- */
 
@@ -60,7 +56,7 @@ static void copies_end(struct td_cache *cache, int err)
 	release_copies(cache);
 }
 
-static void batch_end(struct td_cache *cache, int err)
+void batch_end(struct td_cache *cache, int err)
 {
 	struct td_parks flush = cache->flush, after = cache->after;
 
@@ -85,22 +81,6 @@ static void batch_end(struct td_cache *cache, int err)
 	td_parks_go(&cache->for_room, err);
 }
 
-/* The entry of the log, if there is one, is: and with the last one all that anybody may
- * wait for is. */
-static void entry_durable(struct td_cache *cache)
-{
-	struct td_parks flush = cache->flush, after = cache->after;
-
-	if (cache->entry_end <= cache->logged)
-		return;
-	cache->logged = cache->entry_end;
-	if (cache->logged < cache->copied)
-		return;
-	cache->flush = cache->after = (struct td_parks){ 0 };
-	td_parks_go(&flush, 0);
-	td_parks_go(&after, 0);
-}
-
 /* ---- barriers, and writes ------------------------------------------------------ */
 
 static void barrier_ended(struct td_req *req)
@@ -113,8 +93,8 @@ static void barrier_ended(struct td_req *req)
 		batch_end(cache, req->err);
 		return;
 	}
-	entry_durable(cache);
-	stage_next(cache);
+	logged_durable(cache);
+	batch_next(cache);
 }
 
 static void barrier_send(struct td_cache *cache, struct td_file *file, td_step *step)
@@ -137,7 +117,7 @@ static void data_synced(struct td_req *req)
 		barrier_send(cache, cache->file, barrier_ended);
 }
 
-static void barrier(struct td_cache *cache)
+void batch_barrier(struct td_cache *cache)
 {
 	cache->data = cache->batch_data = false;
 	cache->unsynced = TD_STAGES;
@@ -159,15 +139,14 @@ static void write_ended(struct td_req *req)
 		cache->failed = err;
 	cache->under_way--;
 	cache_req_put(cache, own);
-	stage_next(cache);
+	batch_next(cache);
 }
 
-/* As many neighbours of one stage as fit a write. */
-static void write_some(struct td_cache *cache, struct cache_req *own)
+void batch_write_some(struct td_cache *cache, struct cache_req *own, uint32_t end)
 {
 	uint32_t first = cache->sent, n = 1, max = WRITE_MAX / cache->page;
 
-	while (n < max && first + n < (cache->log ? cache->logged : cache->copied) &&
+	while (n < max && first + n < end &&
 	       cache->copy[first + n].stage == cache->copy[first].stage &&
 	       cache->copy[first + n].at == cache->copy[first].at + (uint64_t)n * cache->page)
 		n++;
@@ -191,130 +170,18 @@ static bool needs_barrier(const struct td_cache *cache, unsigned stage)
 		td_rule("format-data-before-entry"));
 }
 
-/* ---- with a log ------------------------------------------------------------------ */
-
-static void entry_ended(struct td_req *req)
-{
-	struct cache_req *own = req->user;
-	struct td_cache *cache = own->cache;
-	int err = req->err;
-
-	cache->under_way--;
-	cache_req_put(cache, own);
-	if (err) {
-		batch_end(cache, err);
-	} else if (td_rule("format-log-before-places")) {
-		barrier(cache);
-	} else {
-		entry_durable(cache);
-		stage_next(cache);
-	}
-}
-
-/* As many pages as it takes go into an entry. Returns which is the first that does not. */
-static uint32_t entry_make(struct td_cache *cache, void **entry, size_t *len, uint64_t *at)
-{
-	uint32_t i = cache->logged;
-
-	cache->log->begin(cache->img);
-	while (i < cache->copied &&
-	       cache->log->add(cache->img, cache->copy[i].at, cache->copies + (size_t)i * cache->page))
-		i++;
-	cache->log->end(cache->img, entry, len, at);
-	return i;
-}
-
-static void entry_write(struct td_cache *cache, struct cache_req *own)
-{
-	size_t len;
-	uint64_t at;
-	void *entry;
-
-	cache->entry_end = entry_make(cache, &entry, &len, &at);
-	cache->last_barrier = false;
-	cache->under_way++;
-	own->req->user = own;
-	own->req->step = entry_ended;
-	own->req->err = 0;
-	td_buffer(own->req, TD_WRITE, entry, len);
-	td_io(own->req, cache->file, at);
-}
-
-/* Whether all that an entry must come after is durable. */
-static bool before_entry(const struct td_cache *cache)
-{
-	return (!cache->batch_data || !td_rule("format-data-before-log")) &&
-	       cache->unsynced == TD_STAGES;
-}
-
-/* All of them are in their places, or none. */
-static void group_next(struct td_cache *cache)
-{
-	struct cache_req *own;
-
-	if (cache->under_way)
-		return;
-	if (cache->failed && cache->sent) {
-		batch_end(cache, cache->failed);
-	} else if (cache->sent == cache->copied && !cache->last_barrier) {
-		batch_end(cache, 0);
-	} else if (cache->sent == cache->copied) {
-		cache->last_barrier = false;
-		barrier(cache);
-	} else if (!before_entry(cache)) {
-		barrier(cache);
-	} else if ((own = cache_req_get(cache))) {
-		entry_write(cache, own);
-	} else { /* all requests load: come again */
-		td_defer(cache->img->queue, &cache->defer);
-	}
-}
-
-static void places_next(struct td_cache *cache)
-{
-	struct cache_req *own;
-
-	while (cache->sent < cache->logged && !cache->failed && (own = cache_req_get(cache)))
-		write_some(cache, own);
-	if (cache->sent < cache->logged && !cache->failed && !cache->under_way)
-		td_defer(cache->img->queue, &cache->defer);
-	else if (cache->sent == cache->logged || cache->failed)
-		group_next(cache);
-}
-
-/* ---- with stages ----------------------------------------------------------------- */
+/* ---- stage after stage ----------------------------------------------------------- */
 
 /* Sends what may be sent. Loads have the same requests: one comes back some time. */
-static void stage_next(struct td_cache *cache)
+static void stages_next(struct td_cache *cache)
 {
+	unsigned stage = cache->copy[cache->sent].stage;
 	struct cache_req *own;
-	unsigned stage;
 
-	if (cache->log) {
-		places_next(cache);
-		return;
-	}
-	if (cache->failed && cache->sent) {
-		if (!cache->under_way)
-			batch_end(cache, cache->failed);
-		return;
-	}
-	if (cache->sent == cache->copied) {
-		if (cache->under_way)
-			return;
-		if (cache->last_barrier) {
-			cache->last_barrier = false;
-			barrier(cache);
-			return;
-		}
-		batch_end(cache, 0);
-		return;
-	}
-	stage = cache->copy[cache->sent].stage;
 	if (cache->sent && cache->copy[cache->sent - 1].stage != stage && cache->under_way)
 		return;
 	if (!cache->under_way && needs_barrier(cache, stage)) {
-		barrier(cache);
+		batch_barrier(cache);
 		return;
 	}
 	while (cache->sent < cache->copied && cache->copy[cache->sent].stage == stage) {
@@ -325,7 +192,25 @@ static void stage_next(struct td_cache *cache)
 			td_defer(cache->img->queue, &cache->defer);
 			return;
 		}
-		write_some(cache, own);
+		batch_write_some(cache, own, cache->copied);
+	}
+}
+
+void batch_next(struct td_cache *cache)
+{
+	if (cache->log) {
+		logged_next(cache);
+	} else if (!(cache->failed && cache->sent) && cache->sent < cache->copied) {
+		stages_next(cache);
+	} else if (cache->under_way) {
+		return;
+	} else if (cache->failed && cache->sent) {
+		batch_end(cache, cache->failed);
+	} else if (cache->last_barrier) {
+		cache->last_barrier = false;
+		batch_barrier(cache);
+	} else {
+		batch_end(cache, 0);
 	}
 }
 
@@ -373,7 +258,7 @@ static void batch_start(struct td_cache *cache)
 	cache->flush_next = cache->after_next = (struct td_parks){ 0 };
 	cache->last_barrier = cache->flush.first || cache->after.first;
 	copy_dirty(cache);
-	stage_next(cache);
+	batch_next(cache);
 }
 
 static void batch_run(struct td_defer *defer)
@@ -381,7 +266,7 @@ static void batch_run(struct td_defer *defer)
 	struct td_cache *cache = container_of(defer, struct td_cache, defer);
 
 	if (cache->running)
-		stage_next(cache);
+		batch_next(cache);
 	else
 		batch_start(cache);
 }
@@ -457,22 +342,15 @@ static int sync_all(struct td_cache *cache)
 /* What comes before copy i. */
 static int sync_before(struct td_cache *cache, uint32_t i)
 {
-	void *entry;
-	size_t len;
-	uint64_t at;
 	int err = 0;
 
-	if (cache->log ? i == cache->logged && !before_entry(cache) :
+	if (cache->log ? i == cache->logged && !logged_may_begin(cache) :
 			 needs_barrier(cache, cache->copy[i].stage)) {
 		err = sync_all(cache);
 		cache->data = cache->batch_data = false;
 		cache->unsynced = TD_STAGES;
 	}
-	if (err || !cache->log || i < cache->logged)
-		return err;
-	cache->logged = entry_make(cache, &entry, &len, &at);
-	err = td_file_write(cache->file, entry, len, at);
-	return err ? err : td_file_sync(cache->file);
+	return err || !cache->log || i < cache->logged ? err : logged_write(cache);
 }
 
 int batch_write_all(struct td_cache *cache)

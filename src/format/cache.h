@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The cache of table pages: cache.c keeps them, batch.c writes them.
+ * The cache of table pages: cache.c keeps them, batch.c writes them, with logged.c where
+ * the format has a log.
  *
  * A page is free (holds nothing), loading, clean (in the LRU list) or dirty (never
  * evicted). While a batch writes a copy of it, it is in the batch too, and may
@@ -73,7 +74,7 @@ struct td_cache {
 	struct td_parks for_room;
 	uint32_t dirty;          /* slots that are dirty, or in the batch */
 
-	/* batch.c */
+	/* batch.c, logged.c */
 	bool running;
 	bool data;               /* written since the last barrier began */
 	bool batch_data;         /* ... before the running batch */
@@ -99,6 +100,21 @@ void batch_later(struct td_cache *cache);
 void batch_now(struct td_cache *cache);
 /* Blocking: all that is dirty is in the file, durably. */
 int batch_write_all(struct td_cache *cache);
+/* What comes next of the running batch. */
+void batch_next(struct td_cache *cache);
+void batch_barrier(struct td_cache *cache);
+/* Sends as many neighbours of one stage, before copy end, as fit a write. */
+void batch_write_some(struct td_cache *cache, struct cache_req *own, uint32_t end);
+void batch_end(struct td_cache *cache, int err);
+
+/* logged.c */
+void logged_next(struct td_cache *cache);
+/* All that was written is durable: with it the entry of the log, if there is one. */
+void logged_durable(struct td_cache *cache);
+/* Whether all that an entry must come after is durable. */
+bool logged_may_begin(const struct td_cache *cache);
+/* Blocking: the next entry, durably. */
+int logged_write(struct td_cache *cache);
 
 /* cache.c: the slot is no longer dirty, nor in the batch. */
 void cache_cleaned(struct td_cache *cache, uint32_t i);
