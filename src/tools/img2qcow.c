@@ -25,8 +25,9 @@ static const struct tool tool = {
 	.max_words = 2,
 };
 
-static int run(struct tool_run *run, const struct options *options, char **words)
+static int work(struct tool_run *run, const void *options_, char **words)
 {
+	const struct options *options = options_;
 	struct convert convert = { .run = run, .quiet = options->quiet, .from_path = words[1],
 				   .options.sparse = COPY_SPARSE };
 	struct make make = { .force = options->force };
@@ -51,13 +52,6 @@ static int run(struct tool_run *run, const struct options *options, char **words
 int main(int argc, char **argv)
 {
 	struct options options = { 0 };
-	struct tool_run with;
-	int code;
 
-	tool_begin(&tool, &options, argv);
-	code = tool_start(&tool, NULL, &with);
-	if (!code)
-		code = run(&with, &options, argv + 1);
-	tool_end(&with);
-	return code;
+	return tool_main(&tool, &options, argv, work);
 }

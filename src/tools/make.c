@@ -279,7 +279,7 @@ int make_begin(struct tool_run *run, struct make *make)
 	tool_temp_sweep(make->create.path);
 	make->temp = tool_temp_name(make->create.path);
 	if (!make->temp) {
-		tool_say(run->tool, "%s", strerror(ENOMEM));
+		tool_say(run->tool, "%s: %s", make->create.path, strerror(ENOMEM));
 		return TOOL_FAILED;
 	}
 	create.name = make->create.path;
@@ -305,7 +305,7 @@ struct td_disk *make_open(struct tool_run *run, const struct make *make)
 	struct td_why why;
 
 	if (!spec) {
-		tool_say(run->tool, "%s", strerror(ENOMEM));
+		tool_say(run->tool, "%s: %s", make->create.path, strerror(ENOMEM));
 		return NULL;
 	}
 	if (td_disk_open(run->loop, run->registry, spec, &options, &disk, &why)) {

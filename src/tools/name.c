@@ -106,7 +106,7 @@ int name_parse(struct tool_run *run, const char *format, const char *option, con
 	base = format ? name_spec(format, word) : strdup(word);
 	if (!base || asprintf(&out->text, "%s%s%s", base, more ? "," : "", more ? more : "") < 0) {
 		out->text = NULL;
-		tool_say(run->tool, "%s", strerror(ENOMEM));
+		tool_say(run->tool, "%s: %s", word, strerror(ENOMEM));
 		return TOOL_FAILED;
 	}
 	if (!td_spec_parse(out->text, &out->spec, &why))

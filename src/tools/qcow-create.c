@@ -20,7 +20,7 @@ static const struct td_arg rows[] = {
 	{ "format", 'f', "FORMAT", offsetof(struct options, format),
 	  "of the new image; default qcow" },
 	{ "cluster", 'c', "SIZE", offsetof(struct options, cluster),
-	  "of a cluster, 512 to 64K (qcow2: 2M); default 4K (64K)" },
+	  "of a cluster, block or grain; default 4K, qcow2 and vmdk 64K" },
 	{ "backing-format", 'b', "FORMAT", offsetof(struct options, below),
 	  "of BACKING; default raw; qcow knows no other" },
 	{ "force", 'F', NULL, offsetof(struct options, force), "replace FILE if it is there" },
@@ -68,8 +68,9 @@ static int plan(struct tool_run *run, const struct options *options, char **word
 	return make_may(run, make, NULL, false);
 }
 
-static int run(struct tool_run *run, const struct options *options, char **words)
+static int work(struct tool_run *run, const void *options_, char **words)
 {
+	const struct options *options = options_;
 	struct make make = { .force = options->force };
 	const struct td_create *create = &make.create;
 	char text[16];
@@ -89,13 +90,6 @@ static int run(struct tool_run *run, const struct options *options, char **words
 int main(int argc, char **argv)
 {
 	struct options options = { .format = "qcow", .below = "aio" };
-	struct tool_run with;
-	int code;
 
-	tool_begin(&tool, &options, argv);
-	code = tool_start(&tool, NULL, &with);
-	if (!code)
-		code = run(&with, &options, argv + 1);
-	tool_end(&with);
-	return code;
+	return tool_main(&tool, &options, argv, work);
 }

@@ -44,8 +44,9 @@ static int write_to(struct convert *convert, const struct options *options, cons
 	return code;
 }
 
-static int run(struct tool_run *run, const struct options *options, char **words)
+static int work(struct tool_run *run, const void *options_, char **words)
 {
+	const struct options *options = options_;
 	struct convert convert = { .run = run, .quiet = options->quiet, .from_path = words[1],
 				   .options.sparse = COPY_SPARSE };
 	struct name from;
@@ -62,13 +63,6 @@ static int run(struct tool_run *run, const struct options *options, char **words
 int main(int argc, char **argv)
 {
 	struct options options = { 0 };
-	struct tool_run with;
-	int code;
 
-	tool_begin(&tool, &options, argv);
-	code = tool_start(&tool, NULL, &with);
-	if (!code)
-		code = run(&with, &options, argv + 1);
-	tool_end(&with);
-	return code;
+	return tool_main(&tool, &options, argv, work);
 }

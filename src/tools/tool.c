@@ -103,6 +103,20 @@ void tool_end(struct tool_run *run)
 	keys_forget(run);
 }
 
+int tool_main(const struct tool *tool, void *options, char **argv,
+	      int (*work)(struct tool_run *run, const void *options, char **words))
+{
+	struct tool_run run;
+	int code;
+
+	tool_begin(tool, options, argv);
+	code = tool_start(tool, NULL, &run);
+	if (!code)
+		code = work(&run, options, argv + 1);
+	tool_end(&run);
+	return code;
+}
+
 int tool_size(const struct tool *tool, const char *text, uint64_t unit, uint64_t *out)
 {
 	if (!td_size_parse(text, unit, out))

@@ -48,6 +48,10 @@ int tool_start(const struct tool *tool, const char *plugins, struct tool_run *ru
 void tool_end(struct tool_run *run); /* of a run that did not start, too */
 extern volatile int tool_stopped;
 
+/* All of it, for a tool of one command. */
+int tool_main(const struct tool *tool, void *options, char **argv,
+	      int (*work)(struct tool_run *run, const void *options, char **words));
+
 /* A count of bytes, of unit where the text has no suffix; said if it is none. */
 int tool_size(const struct tool *tool, const char *text, uint64_t unit, uint64_t *out);
 

@@ -190,10 +190,8 @@ static int run_bench(struct bench *bench, const struct options *options)
 	bench->buf = aligned_alloc(4096, round_up(bench->size, 4096));
 	err = bench->buf ? td_pool_new(td_disk_queue(bench->img.disk), 2 * bench->depth,
 				       sizeof(struct bench *), bench_done, &bench->pool) : -ENOMEM;
-	if (err) {
-		tool_say(bench->run->tool, "%s", strerror(-err));
-		return TOOL_FAILED;
-	}
+	if (err)
+		return img_failed(bench->run, &bench->img, TOOL_FAILED, err, NULL);
 	bench->iov = (struct iovec){ bench->buf, bench->size };
 	memset(bench->buf, bench->pattern, bench->size);
 	if (!options->img.quiet && !options->img.json)

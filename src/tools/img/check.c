@@ -95,10 +95,8 @@ static int check(struct tool_run *run, const struct options *options, struct img
 	struct td_why why = { "" };
 	int err = img_driver(disk)->check(td_disk_top(disk->disk), &found, &why);
 
-	if (err) {
-		tool_say(run->tool, "%s", why.text[0] ? why.text : strerror(-err));
-		return NOT_CHECKED;
-	}
+	if (err)
+		return img_failed(run, disk, NOT_CHECKED, err, &why);
 	return tell(run, options, disk, &found);
 }
 

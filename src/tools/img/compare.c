@@ -290,10 +290,8 @@ static int compare_disks(struct compare *compare, const struct options *options)
 	struct progress progress;
 	int err = prepare(compare);
 
-	if (err) {
-		tool_say(compare->run->tool, "%s", strerror(-err));
-		return NOT_READ;
-	}
+	if (err)
+		return img_failed(compare->run, &compare->side[0].img, NOT_READ, err, NULL);
 	sizes_differ = compare->side[0].size != compare->side[1].size;
 	if (!(sizes_differ && options->strict)) {
 		progress_begin(&progress, "compare", compare->size,

@@ -76,8 +76,8 @@ static int range(struct tool_run *run, const struct words *words, const struct t
 	}
 	if (__builtin_mul_overflow(bs, skip, &copy->offset) || copy->offset >= size ||
 	    (words->count && !count)) {
-		tool_say(run->tool, "nothing is left to copy of %llu bytes",
-			 (unsigned long long)size);
+		tool_say(run->tool, "if=%s: nothing is left to copy of %llu bytes",
+			 words->from, (unsigned long long)size);
 		return TOOL_FAILED;
 	}
 	copy->len = size - copy->offset;

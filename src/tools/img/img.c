@@ -66,6 +66,16 @@ int img_cannot(struct tool_run *run, const struct img_disk *disk, int code, cons
 	return code;
 }
 
+int img_failed(struct tool_run *run, const struct img_disk *disk, int code, int err,
+	       const struct td_why *why)
+{
+	if (why && why->text[0])
+		tool_say(run->tool, "%s", why->text);
+	else
+		tool_say(run->tool, "%s: %s", name_path(&disk->name), strerror(-err));
+	return code;
+}
+
 int img_stopped(struct tool_run *run)
 {
 	tool_say(run->tool, "interrupted");

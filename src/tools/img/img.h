@@ -74,6 +74,9 @@ int img_do(struct img_disk *disk, enum td_op op, unsigned flags, uint64_t at, ui
 /* The top image's driver, and words for what it lacks: an exit code. */
 const struct td_driver *img_driver(const struct img_disk *disk);
 int img_cannot(struct tool_run *run, const struct img_disk *disk, int code, const char *what);
+/* What was asked of it did not go well: err, and why, if that is known. Returns code. */
+int img_failed(struct tool_run *run, const struct img_disk *disk, int code, int err,
+	       const struct td_why *why);
 
 /* A signal has come. */
 int img_stopped(struct tool_run *run);

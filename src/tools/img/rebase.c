@@ -75,10 +75,7 @@ static int name_it(struct rebase *rebase)
 	if (!err)
 		err = img_driver(&rebase->img)->set_backing(td_disk_top(rebase->img.disk), path,
 			path ? name_of_driver(below->driver) : NULL, &why);
-
-	if (err)
-		tool_say(rebase->run->tool, "%s", why.text[0] ? why.text : strerror(-err));
-	return err ? TOOL_FAILED : TOOL_OK;
+	return err ? img_failed(rebase->run, &rebase->img, TOOL_FAILED, err, &why) : TOOL_OK;
 }
 
 static int rebase_run(struct tool_run *run, void *arg, char **words, int count)

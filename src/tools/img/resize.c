@@ -59,10 +59,8 @@ static int resize(struct tool_run *run, const struct options *options, struct im
 		return TOOL_FAILED;
 	}
 	err = size == was ? 0 : img_driver(disk)->resize(top, size, &why);
-	if (err) {
-		tool_say(run->tool, "%s", why.text[0] ? why.text : strerror(-err));
-		return TOOL_FAILED;
-	}
+	if (err)
+		return img_failed(run, disk, TOOL_FAILED, err, &why);
 	if (options->img.json)
 		return img_print_json(run, json_pack("{s:o, s:o}", "was", img_number(was),
 						     "virtual-size", img_number(size)));

@@ -86,7 +86,7 @@ static int snapshot(struct tool_run *run, const struct options *options, struct 
 	ask->arg = list;
 	err = img_driver(disk)->snapshot(td_disk_top(disk->disk), ask, &why);
 	if (err) {
-		tool_say(run->tool, "%s", why.text[0] ? why.text : strerror(-err));
+		img_failed(run, disk, TOOL_FAILED, err, &why);
 	} else if (ask->op == TD_SNAPSHOT_LIST && options->img.json) {
 		return img_print_json(run, list);
 	} else if (ask->op == TD_SNAPSHOT_LIST) {
