@@ -269,6 +269,14 @@ int td_file_open(struct td_files *files, const char *path, unsigned flags,
 		 struct td_file **out, struct td_why *why);
 void td_file_close(struct td_file *file);  /* NULL is fine */
 
+/*
+ * In create: a new file that has what fill() writes to it. It is durable when this
+ * returns, or there is no such file.
+ */
+int td_file_make(struct td_files *files, const char *path,
+		 int (*fill)(struct td_file *file, const void *plan), const void *plan,
+		 struct td_why *why);
+
 const char *td_file_path(const struct td_file *file);
 uint64_t td_file_size(const struct td_file *file);   /* now; files grow */
 uint32_t td_file_align(const struct td_file *file);  /* offsets, lengths */
@@ -467,6 +475,7 @@ struct td_measure {
 
 /* Receives info()'s rows, in order. */
 typedef void td_info_put(void *arg, const char *key, const char *value);
+void td_info_number(td_info_put *put, void *arg, const char *key, uint64_t n);
 
 /* Snapshots kept within an image. */
 enum td_snapshot_op {

@@ -296,6 +296,25 @@ bool td_map_drops(const struct td_map *map);
  * there. The cache blocks. */
 int td_map_zero(struct td_map *map, uint64_t from, uint64_t to);
 
+/* ---- what is refused alike ------------------------------------------------------ */
+
+/* In open: a writer needs room that reads as zeroes, which a device's may not.
+ * what: "a VDI image". */
+int td_refuse_device(const struct td_image *img, const struct td_file *file, const char *what,
+		     struct td_why *why);
+
+/* Of a format whose images are fixed or dynamic: rows of its options for a char *. */
+#define TD_SUBFORMAT_OPTIONS(type, member, help) \
+	{ "subformat", TD_STRING, offsetof(type, member), help }, \
+	{ "kind", TD_STRING, offsetof(type, member), "the same" }
+/* What was said there; NULL: not fixed. */
+int td_subformat_parse(const char *path, const char *subformat, bool *fixed, struct td_why *why);
+/* Likewise, for create; over another image there must be holes. */
+int td_subformat_plan(const struct td_create *make, const char *subformat, bool *fixed,
+		      struct td_why *why);
+
+/* ---- entries ------------------------------------------------------------------ */
+
 /* Stores of entries that a kill cannot halve. value is as it lies on disk. */
 static inline void td_set64(void *at, uint64_t value)
 {

@@ -36,3 +36,11 @@ void td_check_found(struct td_check *check, const char *fmt, ...)
 	td_text_plain(text);
 	check->say(check->arg, text);
 }
+
+void td_info_number(td_info_put *put, void *arg, const char *key, uint64_t n)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%llu", (unsigned long long)n);
+	put(arg, key, text);
+}

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "base/guard.h"
+#include "base/path.h"
 #include "core/core_impl.h"
 
 #define BLOCK_SIZE_MAX 4096
@@ -119,6 +120,24 @@ static void image_free(struct image_core *core)
 	free(core);
 }
 
+static int image_fits(struct image_core *core, const struct image_core *above,
+		      struct td_why *why)
+{
+	struct td_disk *disk = core->disk;
+	const struct td_driver *driver = core->img.driver;
+
+	if (core->img.shared && !(driver->can & TD_CAN_SHARE))
+		return td_fail(why, -EINVAL, "%s: a %s image cannot have several writers",
+			       core->target, driver->name);
+	find_identity(core);
+	core->files.nolock = above && disk->options.beside &&
+			     same_identity(core, disk->options.beside->top);
+	if (above && chain_has(disk->top, core))
+		return td_fail(why, -ELOOP, "%s: the chain of images comes back to it",
+			       core->target);
+	return 0;
+}
+
 int image_open(struct td_disk *disk, struct image_core *above, const char *type,
 	       const char *target, const struct td_spec *options, bool read_only,
 	       bool shared, struct image_core **out, struct td_why *why)
@@ -143,19 +162,9 @@ int image_open(struct td_disk *disk, struct image_core *above, const char *type,
 	core->img.repair = !above && disk->options.repair;
 	core->img.keyless = disk->options.keyless;
 	disk->scratch += round_up(driver->req_size, 16);
-	if (shared && !(driver->can & TD_CAN_SHARE)) {
-		err = td_fail(why, -EINVAL, "%s: a %s image cannot have several writers",
-			      target, driver->name);
+	err = image_fits(core, above, why);
+	if (err)
 		goto fail;
-	}
-	find_identity(core);
-	core->files.nolock = above && disk->options.beside &&
-			     same_identity(core, disk->options.beside->top);
-	if (above && chain_has(disk->top, core)) {
-		err = td_fail(why, -ELOOP, "%s: the chain of images comes back to it",
-			      target);
-		goto fail;
-	}
 	/* in the chain before it opens, so that images below it see it */
 	if (above)
 		above->img.below = &core->img;
@@ -240,22 +249,10 @@ static const char *driver_of(const char *type, const char *target)
 	return raw && is_uri(target) && !strncmp(target, "nbd", 3) ? "nbd" : type;
 }
 
-static char *path_beside(const char *from_file, const char *target)
-{
-	const char *slash = from_file ? strrchr(from_file, '/') : NULL;
-	char *path;
-
-	if (*target == '/' || !slash || is_uri(target))
-		return strdup(target);
-	if (asprintf(&path, "%.*s%s", (int)(slash + 1 - from_file), from_file, target) < 0)
-		return NULL;
-	return path;
-}
-
 int td_image_open_below(struct td_image *img, const char *type, const char *target,
 			const char *from_file, struct td_why *why)
 {
-	AUTO_FREE char *path = path_beside(from_file, target);
+	AUTO_FREE char *path = td_path_beside(is_uri(target) ? NULL : from_file, target);
 	struct image_core *core = core_of(img), *below;
 
 	if (!path)

@@ -6,7 +6,6 @@
 #include <blktap/driver.h>
 #include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
 struct raw {
 	struct td_file *file;
@@ -44,11 +43,16 @@ static void raw_submit(struct td_queue *queue, struct td_image *img, struct td_r
 	td_io(req, raw->file, req->offset);
 }
 
+static int fill(struct td_file *file, const void *plan)
+{
+	const struct td_create *make = plan;
+
+	return make->reserve ? td_file_allocate(file, 0, make->size) :
+			       td_file_truncate(file, make->size);
+}
+
 static int raw_create(const struct td_create *make, struct td_why *why)
 {
-	struct td_file *file;
-	int err;
-
 	if (make->backing)
 		return td_fail(why, -EINVAL, "%s: a raw image has no backing file", make->path);
 	if (make->cluster)
@@ -56,20 +60,7 @@ static int raw_create(const struct td_create *make, struct td_why *why)
 	if (!make->size || make->size % 512)
 		return td_fail(why, -EINVAL, "%s: a disk of %llu bytes is not a multiple of 512 "
 			       "above 0", make->path, (unsigned long long)make->size);
-	err = td_file_open(make->files, make->path, TD_FILE_WRITE | TD_FILE_CREATE, &file, why);
-	if (err)
-		return err;
-	err = make->reserve ? td_file_allocate(file, 0, make->size) :
-			      td_file_truncate(file, make->size);
-	if (!err)
-		err = td_file_sync(file);
-	td_file_close(file);
-	if (err) {
-		unlink(make->path);
-		td_fail(why, err, "%s: cannot make it with %llu bytes: %s", make->path,
-			(unsigned long long)make->size, strerror(-err));
-	}
-	return err;
+	return td_file_make(make->files, make->path, fill, make, why);
 }
 
 static int raw_measure(const struct td_create *make, struct td_measure *out, struct td_why *why)

@@ -332,6 +332,26 @@ int td_file_open(struct td_files *files, const char *path, unsigned flags,
 	return 0;
 }
 
+int td_file_make(struct td_files *files, const char *path,
+		 int (*fill)(struct td_file *file, const void *plan), const void *plan,
+		 struct td_why *why)
+{
+	struct td_file *file;
+	int err = td_file_open(files, path, TD_FILE_CREATE | TD_FILE_WRITE, &file, why);
+
+	if (err)
+		return err;
+	err = fill(file, plan);
+	if (!err)
+		err = td_file_sync(file);
+	td_file_close(file);
+	if (err) {
+		unlink(path);
+		return td_fail(why, err, "%s: cannot be made: %s", path, strerror(-err));
+	}
+	return 0;
+}
+
 void td_file_close(struct td_file *file)
 {
 	if (!file)

@@ -44,7 +44,7 @@ OURS = {                       # of create, as QEMU would make it too
     "qcow": [{"cluster_size": ("512", "4K", "64K")}],
     "qcow2": [{"cluster_size": ("512", "4K", "64K", "2M")},
               {"extended_l2": ("on",), "cluster_size": ("16K", "64K")}],
-    "vhd": [{"kind": ("dynamic", "fixed")}], "vdi": [{"kind": ("dynamic", "fixed")}],
+    "vhd": [{"subformat": ("dynamic", "fixed")}], "vdi": [{"subformat": ("dynamic", "fixed")}],
     "vhdx": [{"cluster_size": ("1M", "8M"), "log": ("1M",)}],
     "vmdk": [{"cluster_size": ("4K", "64K")}, {"zeroed_grain": ("on",)}],
 }

@@ -96,7 +96,7 @@ static const struct fuzz_image vhd_images[] = {
 	{ .cluster = 1 },
 	{ .cluster = 4096, .how = SPARSE_RESIZE },
 	{ .cluster = 4096, .overlay = true },
-	{ .cluster = 1, .create = "kind=fixed" },
+	{ .cluster = 1, .create = "subformat=fixed" },
 	{ .cluster = 4096, .how = SPARSE_REPAIR },
 	{ 0 },
 };
@@ -104,7 +104,7 @@ static const struct fuzz_image vhd_images[] = {
 static const struct fuzz_image vhdx_images[] = {
 	{ .cluster = 1 << 20 },
 	{ .cluster = 1 << 20, .overlay = true, .create = "log=1M" },
-	{ .cluster = 1 << 20, .create = "kind=fixed,sector=4096" },
+	{ .cluster = 1 << 20, .create = "subformat=fixed,sector=4096" },
 	{ .cluster = 1 << 20, .how = SPARSE_RESIZE, .running = true }, /* its log counts */
 	{ .cluster = 1 << 20, .overlay = true, .create = "log=1M", .running = true },
 	{ 0 },
@@ -113,7 +113,7 @@ static const struct fuzz_image vhdx_images[] = {
 static const struct fuzz_image vdi_images[] = {
 	{ .cluster = 1 },
 	{ .cluster = 4096, .how = SPARSE_RESIZE },
-	{ .cluster = 1, .create = "kind=fixed" },
+	{ .cluster = 1, .create = "subformat=fixed" },
 	{ .cluster = 4096, .how = SPARSE_REPAIR },
 	{ 0 },
 };
@@ -132,11 +132,11 @@ const struct fuzz_format fuzz_formats[] = {
 	  .options = { "", ",backing-format=raw", ",snapshot=one", ",data-file=on",
 		       ",cache=64K" } },
 	{ .type = "vhd", .seal = vhd_seal, .images = vhd_images,
-	  .options = { "", ",backing-format=raw", ",kind=fixed", ",size-from=size" } },
+	  .options = { "", ",backing-format=raw", ",subformat=fixed", ",size-from=size" } },
 	{ .type = "vdi", .images = vdi_images },
 	{ .type = "vmdk", .images = vmdk_images,
-	  .options = { "", ",parent-format=raw,stale-parent=on", ",cache=64K" } },
-	{ .type = "vmdk", .options = { "", ",parent-format=raw,stale-parent=on" },
+	  .options = { "", ",backing-format=raw,stale-parent=on", ",cache=64K" } },
+	{ .type = "vmdk", .options = { "", ",backing-format=raw,stale-parent=on" },
 	  .text = "# Disk DescriptorFile\nversion=1\nencoding=\"UTF-8\"\nCID=12345678\n"
 		  "parentCID=ffffffff\nisNativeSnapshot=\"no\"\n"
 		  "createType=\"twoGbMaxExtentFlat\"\nparentFileNameHint=\"base\"\n"

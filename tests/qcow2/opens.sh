@@ -4,20 +4,6 @@
 . "$(dirname "$0")/lib.sh"
 need qemu-img qemu-io python3
 
-# poke IMAGE AT HEX: bytes of the file
-poke() {
-	python3 - "$1" "$2" "$3" <<'PY'
-import sys
-with open(sys.argv[1], "r+b") as f:
-    f.seek(int(sys.argv[2], 0))
-    f.write(bytes.fromhex(sys.argv[3]))
-PY
-}
-
-peek() { # IMAGE AT LENGTH
-	od -An -tx1 -j "$2" -N "$3" "$1" | tr -d ' \n'
-}
-
 # A writer of the others' died: refcounts are counted anew, nothing is lost.
 dirty() {
 	for kind in refcount_bits=16,cluster_size=4K refcount_bits=1,cluster_size=4K \
@@ -171,13 +157,7 @@ with open(sys.argv[1], "r+b") as f:
         f.write(bytes(rnd.randrange(256) for _ in range(rnd.randrange(1, 9))))
 PY
 		cp raw model
-		timeout 60 "$QCOW_CHECK" qcow2:a >out.txt 2>&1
-		code=$?
-		[ $code -lt 5 ] || fail "mutant $n: exit $code: $(tail -3 out.txt)"
-		timeout 60 "$QCOW_RANDOM" qcow2:a model full=1 check=0 ops=200 seed=$n >out.txt 2>&1
-		code=$?
-		[ $code -lt 5 ] || fail "mutant $n written: exit $code: $(tail -3 out.txt)"
-		rm -rf "$BLKTAP_SURVIVOR_DIR"
+		harmless a $n 200
 	done
 }
 

@@ -174,7 +174,7 @@ map-as-qemu-img-has-it() {
 		vmdk
 		vmdk subformat=twoGbMaxExtentFlat
 		vhd
-		vhd kind=fixed
+		vhd subformat=fixed
 		vdi
 	END
 	must "$img" convert -c --force -O qcow2 raw:raw x

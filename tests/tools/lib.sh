@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Shared by the tests of tap-img. TAP_IMG is the program under test.
-. "$(dirname "${BASH_SOURCE[0]}")/../qcow/lib.sh"
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$(dirname "${BASH_SOURCE[0]}")/../images/lib.sh"
 img=$TAP_IMG
-export BLKTAP_SURVIVOR_DIR=$work/memory
 mkdir -m 700 memory
 
 # ends CODE COMMAND...: it ends with that; its words are in out.txt and err.txt

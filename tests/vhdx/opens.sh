@@ -4,14 +4,6 @@
 . "$(dirname "$0")/lib.sh"
 need python3
 
-good() { # SIZE OPTION...: an image with something in it, and a model
-	rm -f good model
-	must "$QCOW_CREATE" -q -f vhdx "${@:2}" "$1" good
-	truncate -s "$1" model
-	writes good model seed=7 ops=100
-	cp model start
-}
-
 # The fields in rows: header, log; regions and their entries (0: block table, 1:
 # metadata); items of the metadata (0: parameters ... 4: identity), their values.
 headers() {
@@ -102,7 +94,7 @@ halves() {
 entries() {
 	local bat
 	good 9M -c 1M
-	bat=$(python3 "$here/../vhdx/edit.py" good show bat)
+	bat=$(python3 "$here/edit.py" good show bat)
 	while read -r value what; do
 		cp good a
 		edit a entry 0 "$value"
@@ -127,7 +119,7 @@ entries() {
 replays() {
 	local bat sum
 	good 9M -c 1M
-	bat=$(python3 "$here/../vhdx/edit.py" good show bat)
+	bat=$(python3 "$here/edit.py" good show bat)
 	for torn in 0 1 none; do
 		cp good a
 		# a table of zeroes stands for what a batch has not brought to its place

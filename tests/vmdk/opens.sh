@@ -17,7 +17,7 @@ kinds() {
 	content
 	for kind in cowd sesparse footer; do
 		clean
-		must python3 "$tests/make_esx.py" $kind raw a.vmdk
+		must python3 "$here/make_esx.py" $kind raw a.vmdk
 		must qemu-img compare -q -f vmdk -F raw a.vmdk raw
 		reads vmdk:a.vmdk raw
 		what='can be read, not written'
@@ -28,7 +28,7 @@ kinds() {
 	must qemu-img convert -f raw -O vmdk -o subformat=streamOptimized raw a.vmdk
 	reads vmdk:a.vmdk raw
 	truncate -s -512 a.vmdk # an extent alone
-	must python3 "$tests/make_esx.py" sesparse raw b.vmdk
+	must python3 "$here/make_esx.py" sesparse raw b.vmdk
 	must "$QCOW_CHECK" vmdk:b-delta.vmdk
 }
 
@@ -179,7 +179,7 @@ EOR
 	done
 	head -c 1M /dev/urandom >raw
 	for kind in cowd sesparse; do
-		must python3 "$tests/make_esx.py" $kind raw a.vmdk
+		must python3 "$here/make_esx.py" $kind raw a.vmdk
 		size=$(stat -c %s a-delta.vmdk)
 		for at in $(seq 4 4 28) $(seq 32 16 200); do
 			for bytes in ffffffff 00000080; do
@@ -243,11 +243,10 @@ EOR
 
 # Whatever header, descriptor and tables hold: errors, but no harm
 mutants() {
-	seed=${RANDOM_SEED:-$((RANDOM * 32768 + RANDOM))}
 	head -c 20K /dev/urandom >raw
 	truncate -s 3M raw
 	for kind in cowd sesparse footer; do
-		must python3 "$tests/make_esx.py" $kind raw $kind.vmdk
+		must python3 "$here/make_esx.py" $kind raw $kind.vmdk
 	done
 	must qemu-img convert -f raw -O vmdk raw sparse.vmdk
 	must qemu-img convert -f raw -O vmdk -o subformat=streamOptimized raw stream.vmdk
@@ -258,7 +257,7 @@ mutants() {
 		clean
 		case $((n % 4)) in
 		0) qemu-img convert -f raw -O vmdk -o subformat=streamOptimized raw a.vmdk ;;
-		1) python3 "$tests/make_esx.py" footer raw a.vmdk ;;
+		1) python3 "$here/make_esx.py" footer raw a.vmdk ;;
 		*) qemu-img convert -f raw -O vmdk raw a.vmdk ;;
 		esac
 		python3 - a.vmdk "$n" <<'PY'
@@ -273,14 +272,8 @@ with open(sys.argv[1], "r+b") as f:
         f.write(bytes(rnd.randrange(256) for _ in range(rnd.randrange(1, 9))))
 PY
 		cp raw model
-		timeout 60 "$QCOW_CHECK" vmdk:a.vmdk >out.txt 2>&1
-		code=$?
-		[ $code -lt 5 ] || fail "mutant $n: exit $code: $(tail -3 out.txt)"
-		timeout 60 "$QCOW_RANDOM" vmdk:a.vmdk model full=1 check=0 ops=200 seed=$n >out.txt 2>&1
-		code=$?
-		[ $code -lt 5 ] || fail "mutant $n written: exit $code: $(tail -3 out.txt)"
-		rm -rf "$BLKTAP_SURVIVOR_DIR"
+		harmless a.vmdk $n 200
 	done
 }
 
-"$1"
+with_seed "$1"

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # random.sh CASE: random requests against a model, on images of many kinds, ours and
 # qemu-img's; then the other one must read the same and find nothing to complain of.
-# Each run has a new seed, which is printed where it fails: RANDOM_SEED=n repeats it.
 . "$(dirname "$0")/lib.sh"
 need qemu-img qemu-io python3
 
@@ -116,4 +115,4 @@ over_raw() {
 	cmp raw was || fail "the image below was changed"
 }
 
-"$1" "${RANDOM_SEED:-$((RANDOM * 32768 + RANDOM))}"
+with_seed "$1"

@@ -11,10 +11,14 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define CLUSTER 4096
 #define L1_WANTED (512 * KiB) /* entries */
+
+struct plan {
+	const struct td_create *make;
+	struct qcow_layout layout;
+};
 
 static unsigned log2_of(uint64_t n)
 {
@@ -55,7 +59,8 @@ static int plan_encryption(const struct td_create *make, struct qcow_layout *out
 	return 0;
 }
 
-static int plan(const struct td_create *make, struct qcow_layout *out, struct td_why *why)
+static int plan_layout(const struct td_create *make, struct qcow_layout *out,
+		       struct td_why *why)
 {
 	uint64_t cluster = make->cluster ? make->cluster : CLUSTER;
 	uint64_t size = make->size;
@@ -160,42 +165,36 @@ static int reserve_all(struct td_file *file, const struct qcow_layout *layout, u
 	return err;
 }
 
+static int fill(struct td_file *file, const void *plan_)
+{
+	const struct plan *plan = plan_;
+	const struct qcow_layout *layout = &plan->layout;
+	uint64_t l1_end = round_up(layout->l1_at + layout->l1_count * 8, 4096);
+	int err = td_file_truncate(file, l1_end);
+
+	if (!err)
+		err = write_head(file, layout, plan->make->backing);
+	if (!err && plan->make->reserve)
+		err = reserve_all(file, layout, l1_end);
+	return err;
+}
+
 int qcow_create(const struct td_create *make, struct td_why *why)
 {
-	struct qcow_layout layout = { 0 };
-	struct td_file *file;
-	uint64_t l1_end;
-	int err = plan(make, &layout, why);
+	struct plan plan = { .make = make };
+	int err = plan_layout(make, &plan.layout, why);
 
 	if (!err && make->reserve && make->backing)
 		err = td_fail(why, -EINVAL, "%s: an overlay cannot be reserved: it takes what is "
 			      "not written from its backing file", make->path);
-	if (err)
-		return err;
-	err = td_file_open(make->files, make->path, TD_FILE_WRITE | TD_FILE_CREATE, &file, why);
-	if (err)
-		return err;
-	l1_end = round_up(layout.l1_at + layout.l1_count * 8, 4096);
-	err = td_file_truncate(file, l1_end);
-	if (!err)
-		err = write_head(file, &layout, make->backing);
-	if (!err && make->reserve)
-		err = reserve_all(file, &layout, l1_end);
-	if (!err)
-		err = td_file_sync(file);
-	td_file_close(file);
-	if (err) {
-		unlink(make->path);
-		td_fail(why, err, "%s: cannot make the image", make->path);
-	}
-	return err;
+	return err ? err : td_file_make(make->files, make->path, fill, &plan, why);
 }
 
 /* All tables may come to be needed; an image that stands alone maps whole runs. */
 int qcow_measure(const struct td_create *make, struct td_measure *out, struct td_why *why)
 {
 	struct qcow_layout layout = { 0 };
-	int err = plan(make, &layout, why);
+	int err = plan_layout(make, &layout, why);
 
 	if (err)
 		return err;

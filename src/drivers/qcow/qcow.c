@@ -138,23 +138,15 @@ static void qcow_submit(struct td_queue *queue, struct td_image *img, struct td_
 
 /* ---- info ------------------------------------------------------------------------ */
 
-static void put_number(td_info_put *put, void *arg, const char *key, uint64_t n)
-{
-	char text[32];
-
-	snprintf(text, sizeof(text), "%llu", (unsigned long long)n);
-	put(arg, key, text);
-}
-
 static int qcow_info(struct td_image *img, td_info_put *put, void *arg)
 {
 	const struct qcow *qcow = img->state;
 	const struct qcow_layout *layout = &qcow->layout;
 
-	put_number(put, arg, "cluster-size", qcow_cluster(layout));
-	put_number(put, arg, "l2-table-size", qcow_l2_bytes(layout));
-	put_number(put, arg, "l1-entries", layout->l1_count);
-	put_number(put, arg, "file-length", td_file_size(qcow->file));
+	td_info_number(put, arg, "cluster-size", qcow_cluster(layout));
+	td_info_number(put, arg, "l2-table-size", qcow_l2_bytes(layout));
+	td_info_number(put, arg, "l1-entries", layout->l1_count);
+	td_info_number(put, arg, "file-length", td_file_size(qcow->file));
 	if (layout->encrypted)
 		put(arg, "encryption", "aes, old and weak");
 	if (layout->backing[0])

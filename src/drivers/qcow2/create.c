@@ -5,8 +5,8 @@
  *     header | refcount table | refcount blocks | L1 | with places: L2 | clusters
  *
  * Refcounts have 16 bits. The refcount table has room for all that the disk can
- * need. A LUKS header lies behind all that. With the option metadata every cluster has its place at once, with reserve
- * its space too.
+ * need. A LUKS header lies behind all that. With the option metadata every cluster has
+ * its place at once, with reserve its space too.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/path.h"
 #include "drivers/qcow2/qcow2.h"
 
 #define CLUSTER (64 * KiB)
@@ -45,6 +46,7 @@ const struct td_option qcow2_create_options[] = {
 };
 
 struct plan {
+	const struct td_create *make;
 	struct qcow2_layout layout;
 	void *luks;                        /* its header; NULL: none */
 	bool places;
@@ -248,8 +250,9 @@ static size_t put_luks(char *buf, size_t pos, const struct qcow2_layout *layout)
 	return pos + sizeof(ext) + sizeof(where);
 }
 
-static int write_head(struct td_file *file, const struct plan *plan, const struct td_create *make)
+static int write_head(struct td_file *file, const struct plan *plan)
 {
+	const struct td_create *make = plan->make;
 	const struct qcow2_layout *layout = &plan->layout;
 	struct qcow2_header head = {
 		.magic = to_be32(QCOW2_MAGIC),
@@ -293,11 +296,13 @@ static int write_head(struct td_file *file, const struct plan *plan, const struc
 	return err;
 }
 
-static int write_all(struct td_file *file, const struct plan *plan, const struct td_create *make)
+static int fill(struct td_file *file, const void *plan_)
 {
+	const struct plan *plan = plan_;
 	const struct qcow2_layout *layout = &plan->layout;
 	uint64_t cluster = qcow2_cluster(layout), end = plan->used * cluster;
-	int err = make->reserve ? td_file_allocate(file, 0, end) : td_file_truncate(file, end);
+	int err = plan->make->reserve ? td_file_allocate(file, 0, end) :
+					td_file_truncate(file, end);
 
 	if (!err)
 		err = write_entries(file, layout->table_at, plan->blocks_at, cluster, plan->blocks);
@@ -311,56 +316,22 @@ static int write_all(struct td_file *file, const struct plan *plan, const struct
 	if (!err && plan->luks)
 		err = td_file_write(file, plan->luks, layout->luks_len, layout->luks_at);
 	if (!err)
-		err = write_head(file, plan, make);
-	return err ? err : td_file_sync(file);
+		err = write_head(file, plan);
+	return err;
 }
 
-/* The path of a new data file: from the image's folder. */
-static char *data_path(const struct td_create *make, const struct plan *plan)
+/* A data file. */
+static int fill_data(struct td_file *file, const void *plan_)
 {
-	const char *name = plan->layout.data_file, *slash = strrchr(make->path, '/');
-	int folder = *name != '/' && slash ? slash + 1 - make->path : 0;
-	char *path;
+	const struct plan *plan = plan_;
 
-	return asprintf(&path, "%.*s%s", folder, make->path, name) < 0 ? NULL : path;
-}
-
-static int create_data(const struct td_create *make, const struct plan *plan, const char *path,
-		       struct td_why *why)
-{
-	uint64_t size = plan->layout.size;
-	struct td_file *file;
-	int err = td_file_open(make->files, path, TD_FILE_CREATE | TD_FILE_WRITE, &file, why);
-
-	if (err)
-		return err;
-	err = make->reserve ? td_file_allocate(file, 0, size) : td_file_truncate(file, size);
-	if (!err)
-		err = td_file_sync(file);
-	td_file_close(file);
-	if (err)
-		unlink(path);
-	return err ? td_fail(why, err, "%s: %s", path, strerror(-err)) : 0;
-}
-
-static int create_image(const struct td_create *make, const struct plan *plan,
-			struct td_why *why)
-{
-	struct td_file *file;
-	int err = td_file_open(make->files, make->path, TD_FILE_CREATE | TD_FILE_WRITE, &file, why);
-
-	if (err)
-		return err;
-	err = write_all(file, plan, make);
-	td_file_close(file);
-	if (err)
-		unlink(make->path);
-	return err ? td_fail(why, err, "%s: %s", make->path, strerror(-err)) : 0;
+	return plan->make->reserve ? td_file_allocate(file, 0, plan->layout.size) :
+				     td_file_truncate(file, plan->layout.size);
 }
 
 int qcow2_create(const struct td_create *make, struct td_why *why)
 {
-	struct plan plan = { 0 };
+	struct plan plan = { .make = make };
 	char *data = NULL;
 	int err = plan_options(make, &plan, why);
 
@@ -372,12 +343,12 @@ int qcow2_create(const struct td_create *make, struct td_why *why)
 		return err;
 	plan_places(&plan);
 	if (plan.layout.external) {
-		data = data_path(make, &plan);
-		err = data ? create_data(make, &plan, data, why) :
+		data = td_path_beside(make->path, plan.layout.data_file);
+		err = data ? td_file_make(make->files, data, fill_data, &plan, why) :
 			     td_fail(why, -ENOMEM, "%s: no memory", make->path);
 	}
 	if (!err) {
-		err = create_image(make, &plan, why);
+		err = td_file_make(make->files, make->path, fill, &plan, why);
 		if (err && data)
 			unlink(data);
 	}

@@ -8,51 +8,7 @@
  */
 #include "config.h"
 #include "drivers/qcow2/qcow2.h"
-
-#ifdef HAVE_ZLIB
-#include <zlib.h>
-
-static int unpack_zlib(const void *from, size_t len, void *to, size_t cluster)
-{
-	z_stream z = {
-		.next_in = (void *)from, .avail_in = len,
-		.next_out = to, .avail_out = cluster,
-	};
-	int ret;
-
-	if (inflateInit2(&z, -12) != Z_OK)
-		return -ENOMEM;
-	ret = inflate(&z, Z_FINISH);
-	inflateEnd(&z);
-	return (ret == Z_STREAM_END || ret == Z_BUF_ERROR) && !z.avail_out ? 0 : -EIO;
-}
-
-static int pack_zlib(const void *from, size_t cluster, void *to, size_t *len)
-{
-	z_stream z = {
-		.next_in = (void *)from, .avail_in = cluster,
-		.next_out = to, .avail_out = *len,
-	};
-	int ret;
-
-	if (deflateInit2(&z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -12, 9, Z_DEFAULT_STRATEGY) != Z_OK)
-		return -ENOMEM;
-	ret = deflate(&z, Z_FINISH);
-	*len -= z.avail_out;
-	deflateEnd(&z);
-	return ret == Z_STREAM_END ? 0 : -E2BIG;
-}
-#else
-static int pack_zlib(const void *from, size_t cluster, void *to, size_t *len)
-{
-	return -EOPNOTSUPP;
-}
-
-static int unpack_zlib(const void *from, size_t len, void *to, size_t cluster)
-{
-	return -EOPNOTSUPP;
-}
-#endif
+#include "format/deflate.h"
 
 #ifdef HAVE_ZSTD
 #include <zstd.h>
@@ -99,7 +55,7 @@ int qcow2_unpack(struct td_image *img, const void *from, size_t len, void *to)
 	size_t cluster = qcow2_cluster(&q->layout);
 
 	return q->layout.zstd ? unpack_zstd(from, len, to, cluster) :
-				unpack_zlib(from, len, to, cluster);
+				td_inflate(from, len, to, cluster);
 }
 
 int qcow2_pack(struct td_image *img, const void *from, void *to, size_t *len)
@@ -110,7 +66,7 @@ int qcow2_pack(struct td_image *img, const void *from, void *to, size_t *len)
 	if (q->layout.external || cluster <= 512)
 		return -EOPNOTSUPP;
 	return q->layout.zstd ? pack_zstd(from, cluster, to, len) :
-				pack_zlib(from, cluster, to, len);
+				td_deflate(from, cluster, to, len);
 }
 
 /* It fits behind the last one. */

@@ -9,6 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/guard.h"
+#include "base/path.h"
+
 /* Of a data file that is a disk by itself: it holds what the disk holds, zeroes too. */
 static const struct td_map_ops raw_ops = {
 	.find = qcow2_find,
@@ -61,10 +64,9 @@ static int used_end(struct qcow2 *q, uint64_t *end)
  * with data-file=on or the path. */
 static int open_data(struct qcow2 *q, struct td_why *why)
 {
-	const char *path = q->data_path, *image = td_file_path(q->file), *slash;
+	const char *path = q->data_path, *image = td_file_path(q->file);
 	unsigned flags = TD_FILE_ZERO_TAIL | (q->img->read_only ? 0 : TD_FILE_WRITE);
-	char *beside = NULL;
-	int err;
+	AUTO_FREE char *beside = NULL;
 
 	if (!q->layout.external)
 		return !path ? 0 : td_fail(why, -EINVAL, "%s: data-file= is given, and it has its "
@@ -78,15 +80,10 @@ static int open_data(struct qcow2 *q, struct td_why *why)
 	if (!*path)
 		return td_fail(why, -EINVAL, "%s: does not name its data file: say data-file=PATH",
 			       image);
-	slash = strrchr(image, '/');
-	if (path == q->layout.data_file && *path != '/' && slash) {
-		if (asprintf(&beside, "%.*s%s", (int)(slash + 1 - image), image, path) < 0)
-			return td_fail(why, -ENOMEM, "%s: no memory", image);
-		path = beside;
-	}
-	err = td_file_open(q->img->files, path, flags, &q->data, why);
-	free(beside);
-	return err;
+	beside = td_path_beside(path == q->layout.data_file ? image : NULL, path);
+	if (!beside)
+		return td_fail(why, -ENOMEM, "%s: no memory", image);
+	return td_file_open(q->img->files, beside, flags, &q->data, why);
 }
 
 static int open_cache(struct qcow2 *q, struct td_why *why)
@@ -294,14 +291,6 @@ static void qcow2_submit(struct td_queue *queue, struct td_image *img, struct td
 
 /* ---- info ------------------------------------------------------------------------ */
 
-static void put_number(td_info_put *put, void *arg, const char *key, uint64_t n)
-{
-	char text[32];
-
-	snprintf(text, sizeof(text), "%llu", (unsigned long long)n);
-	put(arg, key, text);
-}
-
 struct info {
 	td_info_put *put;
 	void *arg;
@@ -326,7 +315,7 @@ static void info_bitmaps(struct qcow2 *q, td_info_put *put, void *arg)
 
 	if (!q->layout.bitmaps)
 		return;
-	put_number(put, arg, "bitmaps", q->layout.bitmaps);
+	td_info_number(put, arg, "bitmaps", q->layout.bitmaps);
 	if (!(q->layout.autoclear & QCOW2_AUTOCLEAR_BITMAPS))
 		put(arg, "bitmaps-are", "inconsistent: the image was changed by a program that "
 		    "does not keep them");
@@ -339,12 +328,12 @@ static int qcow2_info(struct td_image *img, td_info_put *put, void *arg)
 	struct qcow2 *q = img->state;
 	const struct qcow2_layout *layout = &q->layout;
 
-	put_number(put, arg, "version", layout->version);
-	put_number(put, arg, "cluster-size", qcow2_cluster(layout));
-	put_number(put, arg, "refcount-bits", 1ull << layout->refcount_order);
-	put_number(put, arg, "l1-entries", layout->l1_count);
-	put_number(put, arg, "snapshots", layout->snapshots);
-	put_number(put, arg, "file-length", td_file_size(q->file));
+	td_info_number(put, arg, "version", layout->version);
+	td_info_number(put, arg, "cluster-size", qcow2_cluster(layout));
+	td_info_number(put, arg, "refcount-bits", 1ull << layout->refcount_order);
+	td_info_number(put, arg, "l1-entries", layout->l1_count);
+	td_info_number(put, arg, "snapshots", layout->snapshots);
+	td_info_number(put, arg, "file-length", td_file_size(q->file));
 	put(arg, "compression", layout->zstd ? "zstd" : "zlib");
 	put(arg, "subclusters", layout->extended ? "yes" : "no");
 	qcow2_crypt_info(q, put, arg);

@@ -8,35 +8,40 @@
  * reserve their space too.
  */
 #include <stdlib.h>
-#include <string.h>
-#include <sys/random.h>
-#include <unistd.h>
 
 #include "drivers/vdi/vdi.h"
 
 #include "base/guard.h"
+#include "base/uuid.h"
 
 #define BLOCK (1 * MiB)
 #define CHUNK (64 * KiB)
 
+struct plan {
+	struct vdi_layout layout;
+	bool reserve;
+};
+
 const struct td_option vdi_create_options[] = {
-	{ "kind", TD_STRING, offsetof(struct vdi_create_options, kind),
-	  "fixed or dynamic; default dynamic" },
+	TD_SUBFORMAT_OPTIONS(struct vdi_create_options, subformat,
+			     "fixed or dynamic; default dynamic"),
 	{ 0 },
 };
 
-static int plan(const struct td_create *make, struct vdi_layout *layout, struct td_why *why)
+static int plan_layout(const struct td_create *make, struct vdi_layout *layout,
+		       struct td_why *why)
 {
 	const struct vdi_create_options *options = make->options;
-	const char *kind = options && options->kind ? options->kind : "dynamic";
 	uint64_t block = make->cluster ? make->cluster : BLOCK;
+	bool fixed;
+	int err;
 
 	if (make->backing)
 		return td_fail(why, -EINVAL, "%s: a VDI does not name an image that it lies over",
 			       make->path);
-	if (strcmp(kind, "fixed") && strcmp(kind, "dynamic"))
-		return td_fail(why, -EINVAL, "%s: kind=%s is neither fixed nor dynamic", make->path, kind);
-	layout->type = !strcmp(kind, "fixed") ? VDI_FIXED : VDI_DYNAMIC;
+	err = td_subformat_plan(make, options ? options->subformat : NULL, &fixed, why);
+	if (err)
+		return err;
 	if (!is_pow2(block) || block < 4096 || block > VDI_BLOCK_MAX)
 		return td_fail(why, -EINVAL, "%s: a block size of %llu is not a power of 2 from 4K to "
 			       "64M", make->path, (unsigned long long)block);
@@ -48,18 +53,10 @@ static int plan(const struct td_create *make, struct vdi_layout *layout, struct 
 	layout->size = make->size;
 	layout->block_bits = __builtin_ctzll(block);
 	layout->blocks = ((make->size - 1) >> layout->block_bits) + 1;
-	layout->used = layout->type == VDI_FIXED || make->reserve ? layout->blocks : 0;
+	layout->type = fixed ? VDI_FIXED : VDI_DYNAMIC;
+	layout->used = fixed || make->reserve ? layout->blocks : 0;
 	layout->map_at = sizeof(struct vdi_header);
 	layout->data_at = round_up(layout->map_at + layout->blocks * 4, VDI_ALIGN);
-	return 0;
-}
-
-static int fill_uuid(uint8_t uuid[16])
-{
-	if (getrandom(uuid, 16, 0) != 16)
-		return -EIO;
-	uuid[7] = (uuid[7] & 0x0f) | 0x40; /* version 4 */
-	uuid[8] = (uuid[8] & 0x3f) | 0x80;
 	return 0;
 }
 
@@ -79,10 +76,10 @@ static int write_header(struct td_file *file, const struct vdi_layout *layout)
 		.blocks = to_le32(layout->blocks),
 		.used = to_le32(layout->used),
 	};
-	int err = fill_uuid(header.uuid);
+	int err = td_uuid_make(header.uuid, TD_UUID_LITTLE);
 
 	if (!err)
-		err = fill_uuid(header.uuid_modify);
+		err = td_uuid_make(header.uuid_modify, TD_UUID_LITTLE);
 	return err ? err : td_file_write(file, &header, sizeof(header), 0);
 }
 
@@ -101,37 +98,30 @@ static int write_map(struct td_file *file, const struct vdi_layout *layout)
 	return err;
 }
 
-int vdi_create(const struct td_create *make, struct td_why *why)
+static int fill(struct td_file *file, const void *plan_)
 {
-	struct vdi_layout layout = { 0 };
-	struct td_file *file;
-	uint64_t end;
-	int err = plan(make, &layout, why);
+	const struct plan *plan = plan_;
+	const struct vdi_layout *layout = &plan->layout;
+	uint64_t end = vdi_place(layout, layout->used);
+	int err = plan->reserve ? td_file_allocate(file, 0, end) : td_file_truncate(file, end);
 
 	if (!err)
-		err = td_file_open(make->files, make->path, TD_FILE_CREATE | TD_FILE_WRITE, &file, why);
-	if (err)
-		return err;
-	end = vdi_place(&layout, layout.used);
-	err = make->reserve ? td_file_allocate(file, 0, end) : td_file_truncate(file, end);
-	if (!err)
-		err = write_map(file, &layout);
-	if (!err)
-		err = write_header(file, &layout);
-	if (!err)
-		err = td_file_sync(file);
-	td_file_close(file);
-	if (err) {
-		unlink(make->path);
-		return td_fail(why, err, "%s: %s", make->path, strerror(-err));
-	}
-	return 0;
+		err = write_map(file, layout);
+	return err ? err : write_header(file, layout);
+}
+
+int vdi_create(const struct td_create *make, struct td_why *why)
+{
+	struct plan plan = { .reserve = make->reserve };
+	int err = plan_layout(make, &plan.layout, why);
+
+	return err ? err : td_file_make(make->files, make->path, fill, &plan, why);
 }
 
 int vdi_measure(const struct td_create *make, struct td_measure *out, struct td_why *why)
 {
 	struct vdi_layout layout = { 0 };
-	int err = plan(make, &layout, why);
+	int err = plan_layout(make, &layout, why);
 
 	if (err)
 		return err;

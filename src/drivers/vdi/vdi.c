@@ -9,8 +9,9 @@
  */
 #include "drivers/vdi/vdi.h"
 
-#include <stdio.h>
 #include <string.h>
+
+#include "base/uuid.h"
 
 static struct vdi *vdi_of(struct td_image *img)
 {
@@ -152,13 +153,7 @@ static int open_file(struct vdi *vdi, struct td_why *why)
 
 	if (!err)
 		err = vdi_layout_read(vdi->file, &vdi->layout, why);
-	if (err)
-		return err;
-	if (td_file_is_device(vdi->file) && !img->read_only)
-		return td_fail(why, -ENOTSUP, "%s: writing a VDI image inside a block device is not "
-			       "supported: what lies past its end is not known to be zeroes",
-			       img->target);
-	return 0;
+	return err ? err : td_refuse_device(img, vdi->file, "a VDI image", why);
 }
 
 int vdi_open_map(struct vdi *vdi, struct td_why *why)
@@ -231,37 +226,19 @@ static void vdi_submit(struct td_queue *queue, struct td_image *img, struct td_r
 
 /* ---- info ------------------------------------------------------------------------ */
 
-static void put_number(td_info_put *put, void *arg, const char *key, uint64_t n)
-{
-	char text[32];
-
-	snprintf(text, sizeof(text), "%llu", (unsigned long long)n);
-	put(arg, key, text);
-}
-
-/* Written as VirtualBox does: the first three parts are little-endian numbers. */
-static void put_uuid(td_info_put *put, void *arg, const char *key, const uint8_t uuid[16])
-{
-	static const uint8_t order[] = { 3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15 };
-	char text[37], *to = text;
-
-	for (unsigned i = 0; i < 16; i++)
-		to += sprintf(to, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x",
-			      uuid[order[i]]);
-	put(arg, key, text);
-}
-
 static int vdi_info(struct td_image *img, td_info_put *put, void *arg)
 {
 	const struct vdi *vdi = vdi_of(img);
 	const struct vdi_layout *layout = &vdi->layout;
+	char identity[TD_UUID_TEXT];
 
-	put(arg, "kind", layout->type == VDI_FIXED ? "fixed" : "dynamic");
-	put_number(put, arg, "block-size", vdi_block(layout));
-	put_number(put, arg, "blocks", layout->blocks);
-	put_number(put, arg, "blocks-in-use", layout->used);
-	put_number(put, arg, "file-length", td_file_size(vdi->file));
-	put_uuid(put, arg, "identity", layout->header.uuid);
+	td_uuid_text(layout->header.uuid, TD_UUID_LITTLE, identity);
+	put(arg, "subformat", layout->type == VDI_FIXED ? "fixed" : "dynamic");
+	td_info_number(put, arg, "block-size", vdi_block(layout));
+	td_info_number(put, arg, "blocks", layout->blocks);
+	td_info_number(put, arg, "blocks-in-use", layout->used);
+	td_info_number(put, arg, "file-length", td_file_size(vdi->file));
+	put(arg, "identity", identity);
 	return 0;
 }
 

@@ -96,7 +96,7 @@ int vdi_resize(struct td_image *img, uint64_t size, struct td_why *why);
 
 /* create.c */
 struct vdi_create_options {
-	char *kind;
+	char *subformat;
 };
 extern const struct td_option vdi_create_options[];
 int vdi_create(const struct td_create *make, struct td_why *why);

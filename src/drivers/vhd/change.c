@@ -80,7 +80,7 @@ static void close_map(struct vhd *vhd)
 /* The file has been changed, or should have been: err. */
 static int open_again(struct vhd *vhd, int err, struct td_why *why)
 {
-	struct vhd_choice choice = { .kind = vhd->kind, .size = vhd->size_from };
+	struct vhd_choice choice = { .subformat = vhd->subformat, .size = vhd->size_from };
 	struct td_why again;
 	int end = vhd_layout_read(vhd->file, &choice, &vhd->layout, err ? &again : why);
 

@@ -14,13 +14,12 @@
  */
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "drivers/vhd/vhd.h"
 
 #include "base/guard.h"
+#include "base/uuid.h"
 
 #define BLOCK (2 * MiB)
 #define CHUNK (64 * KiB)
@@ -32,34 +31,31 @@ struct plan {
 	uint64_t locators_at;
 	uint64_t end;          /* of the tables */
 	uint64_t first;        /* where the first block's bitmap is, with reserve */
+	bool reserve;
 };
 
 const struct td_option vhd_create_options[] = {
-	{ "kind", TD_STRING, offsetof(struct vhd_create_options, kind),
-	  "fixed or dynamic; default dynamic" },
+	TD_SUBFORMAT_OPTIONS(struct vhd_create_options, subformat,
+			     "fixed or dynamic; default dynamic"),
 	{ 0 },
 };
 
 static int plan_numbers(const struct td_create *make, struct plan *plan, struct td_why *why)
 {
 	const struct vhd_create_options *options = make->options;
-	const char *kind = options && options->kind ? options->kind : "dynamic";
 	struct vhd_layout *layout = &plan->layout;
 	uint64_t block = make->cluster ? make->cluster : BLOCK;
+	bool fixed;
+	int err = td_subformat_plan(make, options ? options->subformat : NULL, &fixed, why);
 
-	layout->type = make->backing ? VHD_DIFFERENCING : VHD_DYNAMIC;
-	if (!strcmp(kind, "fixed"))
-		layout->type = VHD_FIXED;
-	else if (strcmp(kind, "dynamic"))
-		return td_fail(why, -EINVAL, "%s: kind=%s is neither fixed nor dynamic", make->path, kind);
+	if (err)
+		return err;
+	layout->type = fixed ? VHD_FIXED : make->backing ? VHD_DIFFERENCING : VHD_DYNAMIC;
 	layout->size = make->backing && !make->size ? make->backing_size : make->size;
 	if (!layout->size || layout->size % 512 || layout->size > VHD_SIZE_MAX)
 		return td_fail(why, -EINVAL, "%s: a disk of %llu bytes; a VHD has a multiple of 512 up "
 			       "to 2040 GiB", make->path, (unsigned long long)layout->size);
-	if (make->backing && (layout->type == VHD_FIXED || make->reserve))
-		return td_fail(why, -EINVAL, "%s: an image over another one cannot be fixed, or take all "
-			       "space now: nothing of the other one would be seen", make->path);
-	if (layout->type == VHD_FIXED && make->cluster)
+	if (fixed && make->cluster)
 		return td_fail(why, -EINVAL, "%s: a fixed VHD has no blocks", make->path);
 	if (!is_pow2(block) || block < 4096 || block > VHD_BLOCK_MAX)
 		return td_fail(why, -EINVAL, "%s: a block size of %llu is not a power of 2 from 4K to "
@@ -70,10 +66,10 @@ static int plan_numbers(const struct td_create *make, struct plan *plan, struct 
 	return 0;
 }
 
-static int plan_footer(struct plan *plan, uint64_t header_at, struct td_why *why,
-		       const char *path)
+static int plan_footer(const char *path, struct plan *plan, struct td_why *why)
 {
 	struct vhd_footer *footer = &plan->layout.footer;
+	uint64_t header_at = plan->layout.type == VHD_FIXED ? UINT64_MAX : 512;
 
 	memcpy(footer->cookie, "conectix", 8);
 	footer->features = to_be32(2);
@@ -86,10 +82,8 @@ static int plan_footer(struct plan *plan, uint64_t header_at, struct td_why *why
 	footer->original_size = footer->current_size = to_be64(plan->layout.size);
 	vhd_geometry(footer, plan->layout.size);
 	footer->type = to_be32(plan->layout.type);
-	if (getrandom(footer->uuid, sizeof(footer->uuid), 0) != sizeof(footer->uuid))
+	if (td_uuid_make(footer->uuid, TD_UUID_BIG))
 		return td_fail(why, -EIO, "%s: no random numbers", path);
-	footer->uuid[6] = (footer->uuid[6] & 0x0f) | 0x40;
-	footer->uuid[8] = (footer->uuid[8] & 0x3f) | 0x80;
 	vhd_footer_seal(footer);
 	return 0;
 }
@@ -122,10 +116,23 @@ static int plan_tables(const struct td_create *make, struct plan *plan, struct t
 	return err;
 }
 
+static int plan_all(const struct td_create *make, struct plan *plan, struct td_why *why)
+{
+	int err;
+
+	if (!plan)
+		return td_fail(why, -ENOMEM, "%s: no memory", make->path);
+	plan->reserve = make->reserve;
+	err = plan_numbers(make, plan, why);
+	if (!err && plan->layout.type != VHD_FIXED)
+		err = plan_tables(make, plan, why);
+	return err ? err : plan_footer(make->path, plan, why);
+}
+
 /* ---- writing ---------------------------------------------------------------------- */
 
 /* The block table: nothing, or with reserve everything in order. */
-static int write_bat(struct td_file *file, const struct plan *plan, bool reserve)
+static int write_bat(struct td_file *file, const struct plan *plan)
 {
 	const struct vhd_layout *layout = &plan->layout;
 	uint64_t count = vhd_bat_len(layout) / 4;
@@ -135,7 +142,7 @@ static int write_bat(struct td_file *file, const struct plan *plan, bool reserve
 	for (uint64_t i = 0, n; !err && i < count; i += n) {
 		n = min_u64(count - i, CHUNK / 4);
 		for (uint64_t k = 0; k < n; k++)
-			buf[k] = to_be32(reserve && i + k < layout->entries ?
+			buf[k] = to_be32(plan->reserve && i + k < layout->entries ?
 					 (plan->first + (i + k) * vhd_stride(layout)) / 512 : VHD_NO_BLOCK);
 		err = td_file_write(file, buf, n * 4, layout->bat_at + i * 4);
 	}
@@ -168,16 +175,19 @@ static int write_locators(struct td_file *file, const struct plan *plan)
 	return err;
 }
 
-static int write_sparse(struct td_file *file, const struct plan *plan, bool reserve)
+static int write_sparse(struct td_file *file, const struct plan *plan)
 {
 	const struct vhd_layout *layout = &plan->layout;
-	uint64_t end = reserve ? plan->first - round_up(layout->bitmap, VHD_ALIGN) +
-				 layout->bitmap + layout->entries * vhd_stride(layout) : plan->end;
-	int err = reserve ? td_file_allocate(file, 0, end) : td_file_truncate(file, end);
+	uint64_t end = plan->end;
+	int err;
 
+	if (plan->reserve)
+		end = plan->first - round_up(layout->bitmap, VHD_ALIGN) + layout->bitmap +
+		      layout->entries * vhd_stride(layout);
+	err = plan->reserve ? td_file_allocate(file, 0, end) : td_file_truncate(file, end);
 	if (!err)
-		err = write_bat(file, plan, reserve);
-	if (!err && reserve)
+		err = write_bat(file, plan);
+	if (!err && plan->reserve)
 		err = write_bitmaps(file, plan);
 	if (!err)
 		err = write_locators(file, plan);
@@ -188,67 +198,38 @@ static int write_sparse(struct td_file *file, const struct plan *plan, bool rese
 	return err ? err : td_file_write(file, &layout->footer, sizeof(layout->footer), end);
 }
 
-static int write_fixed(struct td_file *file, const struct plan *plan, bool reserve)
+static int write_fixed(struct td_file *file, const struct plan *plan)
 {
 	uint64_t size = plan->layout.size;
-	int err = reserve ? td_file_allocate(file, 0, size) : td_file_truncate(file, size);
+	int err = plan->reserve ? td_file_allocate(file, 0, size) : td_file_truncate(file, size);
 
 	return err ? err : td_file_write(file, &plan->layout.footer, sizeof(struct vhd_footer), size);
 }
 
-static int make_file(const struct td_create *make, const struct plan *plan, struct td_why *why)
+static int fill(struct td_file *file, const void *plan_)
 {
-	struct td_file *file;
-	int err = td_file_open(make->files, make->path, TD_FILE_CREATE | TD_FILE_WRITE, &file, why);
+	const struct plan *plan = plan_;
 
-	if (err)
-		return err;
-	if (plan->layout.type == VHD_FIXED)
-		err = write_fixed(file, plan, make->reserve);
-	else
-		err = write_sparse(file, plan, make->reserve);
-	if (!err)
-		err = td_file_sync(file);
-	td_file_close(file);
-	if (err) {
-		unlink(make->path);
-		return td_fail(why, err, "%s: %s", make->path, strerror(-err));
-	}
-	return 0;
+	return plan->layout.type == VHD_FIXED ? write_fixed(file, plan) : write_sparse(file, plan);
 }
 
 int vhd_create(const struct td_create *make, struct td_why *why)
 {
 	AUTO_FREE struct plan *plan = calloc(1, sizeof(*plan));
-	bool fixed;
-	int err;
+	int err = plan_all(make, plan, why);
 
-	if (!plan)
-		return td_fail(why, -ENOMEM, "%s: no memory", make->path);
-	err = plan_numbers(make, plan, why);
-	fixed = plan->layout.type == VHD_FIXED;
-	if (!err && !fixed)
-		err = plan_tables(make, plan, why);
-	if (!err)
-		err = plan_footer(plan, fixed ? UINT64_MAX : 512, why, make->path);
-	return err ? err : make_file(make, plan, why);
+	return err ? err : td_file_make(make->files, make->path, fill, plan, why);
 }
 
 int vhd_measure(const struct td_create *make, struct td_measure *out, struct td_why *why)
 {
 	AUTO_FREE struct plan *plan = calloc(1, sizeof(*plan));
-	int err;
+	int err = plan_all(make, plan, why);
 
-	if (!plan)
-		return td_fail(why, -ENOMEM, "%s: no memory", make->path);
-	err = plan_numbers(make, plan, why);
-	if (!err && plan->layout.type == VHD_FIXED) {
+	if (err)
+		return err;
+	*out = (struct td_measure){ .tables = plan->end + 512, .unit = vhd_block(&plan->layout) };
+	if (plan->layout.type == VHD_FIXED)
 		*out = (struct td_measure){ .tables = plan->layout.size + 512 };
-		return 0;
-	}
-	if (!err)
-		err = plan_tables(make, plan, why);
-	if (!err)
-		*out = (struct td_measure){ .tables = plan->end + 512, .unit = vhd_block(&plan->layout) };
-	return err;
+	return 0;
 }

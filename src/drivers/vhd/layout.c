@@ -9,6 +9,7 @@
  */
 #include "drivers/vhd/layout.h"
 
+#include <blktap/format.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -150,11 +151,11 @@ static int choose_footer(struct reading *r, const struct vhd_choice *choice)
 	struct vhd_layout *layout = r->layout;
 	struct vhd_footer end, copy;
 	bool has_copy = footer_read(r->file, 0, &copy) && is_sparse(&copy);
-	bool fixed = choice->kind && !strcmp(choice->kind, "fixed");
+	bool fixed;
+	int err = td_subformat_parse(r->path, choice->subformat, &fixed, r->why);
 
-	if (choice->kind && !fixed && strcmp(choice->kind, "dynamic"))
-		return td_fail(r->why, -EINVAL, "%s: kind=%s is neither fixed nor dynamic", r->path,
-			       choice->kind);
+	if (err)
+		return err;
 	layout->footer_at = footer_place(r->file);
 	layout->has_footer = layout->footer_at && footer_read(r->file, layout->footer_at, &end);
 	if (!layout->has_footer && !has_copy)
@@ -162,17 +163,17 @@ static int choose_footer(struct reading *r, const struct vhd_choice *choice)
 	if (!layout->has_footer && !has_copy)
 		return td_fail(r->why, -EINVAL, "%s: no VHD image: no sound footer at its end, and no "
 			       "copy of one at its beginning", r->path);
-	if (layout->has_footer && has_copy && !is_sparse(&end) && !choice->kind)
+	if (layout->has_footer && has_copy && !is_sparse(&end) && !choice->subformat)
 		return td_fail(r->why, -EINVAL, "%s: is a fixed image by its end and a dynamic one by "
-			       "its beginning: say kind=fixed or kind=dynamic", r->path);
-	if (layout->has_footer && choice->kind && !fixed && !is_sparse(&end))
+			       "its beginning: say subformat=fixed or =dynamic", r->path);
+	if (layout->has_footer && choice->subformat && !fixed && !is_sparse(&end))
 		layout->has_footer = false;
 	layout->footer = layout->has_footer ? end : copy;
 	layout->has_copy = has_copy &&
 			   (!layout->has_footer || !memcmp(&end, &copy, sizeof(end)));
-	if (choice->kind && fixed == is_sparse(&layout->footer))
-		return td_fail(r->why, -EINVAL, "%s: is not of the kind that kind=%s says", r->path,
-			       choice->kind);
+	if (choice->subformat && fixed == is_sparse(&layout->footer))
+		return td_fail(r->why, -EINVAL, "%s: is not %s, as subformat= says", r->path,
+			       choice->subformat);
 	return 0;
 }
 

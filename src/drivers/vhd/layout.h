@@ -74,8 +74,8 @@ static_assert(sizeof(struct vhd_batmap) == 512, "see docs/vhd.md");
 
 /* How an image is chosen to be read where it can be read in two ways. */
 struct vhd_choice {
-	const char *kind;     /* "fixed", "dynamic" or NULL */
-	const char *size;     /* "chs", "current" or NULL: by who made it */
+	const char *subformat; /* "fixed", "dynamic" or NULL */
+	const char *size;      /* "chs", "current" or NULL: by who made it */
 };
 
 struct vhd_layout {

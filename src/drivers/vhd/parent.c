@@ -16,31 +16,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/guard.h"
+#include "base/path.h"
 #include "base/utf16.h"
 
 #define CODES 3
 
 static const uint8_t no_uuid[16];
 
-static void replace(char *text, char what, char with)
-{
-	for (; *text; text++)
-		if (*text == what)
-			*text = with;
-}
-
 /* ---- what the image says ---------------------------------------------------------- */
-
-static void last_part(char *text)
-{
-	char *slash = strrchr(text, '/');
-
-	if (slash)
-		memmove(text, slash + 1, strlen(slash));
-}
 
 /* A locator as a path of ours; NULL: it has none. */
 static char *locator_path(struct vhd *vhd, const struct vhd_locator *locator)
@@ -58,29 +43,17 @@ static char *locator_path(struct vhd *vhd, const struct vhd_locator *locator)
 	path = td_from_utf16(data, len, false);
 	if (!path)
 		return NULL;
-	replace(path, '\\', '/');
+	td_path_replace(path, '\\', '/');
 	if (!memcmp(locator->code, "W2ku", 4))
-		last_part(path);
+		td_path_last_part(path);
 	return path;
 }
 
-static bool is_there(struct vhd *vhd, const char *path)
-{
-	const char *own = td_file_path(vhd->file), *slash = strrchr(own, '/');
-	char full[2 * VHD_LOCATOR_MAX + 2];
-	int n;
-
-	if (!path[0])
-		return false;
-	n = snprintf(full, sizeof(full), "%.*s%s",
-		     *path == '/' || !slash ? 0 : (int)(slash + 1 - own), own, path);
-	return n > 0 && (size_t)n < sizeof(full) && !access(full, F_OK);
-}
-
-/* The n-th place to look, in order; NULL: none. */
-static char *candidate(struct vhd *vhd, unsigned n)
+/* The nth place to look, in order; NULL: none. */
+static char *path_of(void *vhd_, unsigned n)
 {
 	static const char codes[CODES][5] = { "W2ru", "MacX", "W2ku" };
+	struct vhd *vhd = vhd_;
 	const struct vhd_header *header = &vhd->layout.header;
 	const struct vhd_locator *locator = &header->locator[n % VHD_LOCATORS];
 	char *path;
@@ -91,29 +64,9 @@ static char *candidate(struct vhd *vhd, unsigned n)
 	path = td_from_utf16((const uint8_t *)header->parent_name, sizeof(header->parent_name), true);
 	if (!path)
 		return NULL;
-	replace(path, '\\', '/');
-	last_part(path);
+	td_path_replace(path, '\\', '/');
+	td_path_last_part(path);
 	return path;
-}
-
-/* The first that is there; else the first that is named at all. NULL: none. */
-static char *find_parent(struct vhd *vhd)
-{
-	char *first = NULL;
-
-	for (unsigned n = 0; n <= CODES * VHD_LOCATORS; n++) {
-		char *path = candidate(vhd, n);
-
-		if (path && is_there(vhd, path)) {
-			free(first);
-			return path;
-		}
-		if (path && path[0] && !first)
-			first = path;
-		else
-			free(path);
-	}
-	return first;
 }
 
 int vhd_parent_open(struct vhd *vhd, struct td_why *why)
@@ -130,7 +83,7 @@ int vhd_parent_open(struct vhd *vhd, struct td_why *why)
 				       "backing file", path);
 		return 0;
 	}
-	vhd->parent = find_parent(vhd);
+	vhd->parent = td_path_find(path, path_of, CODES * VHD_LOCATORS + 1, vhd);
 	if (!vhd->parent)
 		return td_fail(why, -EINVAL, "%s: does not say where its parent is", path);
 	if (!format)
@@ -152,16 +105,13 @@ int vhd_parent_open(struct vhd *vhd, struct td_why *why)
 static int look_at_parent(const char *path, const char *backing, struct td_files *files,
 			  struct vhd_header *header, struct td_why *why)
 {
-	const char *slash = strrchr(path, '/');
 	AUTO_FREE struct vhd_layout *layout = calloc(1, sizeof(*layout));
+	AUTO_FREE char *full = td_path_beside(path, backing);
 	struct vhd_choice choice = { 0 };
-	AUTO_FREE char *full = NULL;
 	struct td_file *file;
 	int err;
 
-	if (!layout || asprintf(&full, "%.*s%s",
-				*backing == '/' || !slash ? 0 : (int)(slash + 1 - path), path,
-				backing) < 0)
+	if (!layout || !full)
 		return td_fail(why, -ENOMEM, "%s: no memory", path);
 	err = td_file_open(files, full, 0, &file, why);
 	if (err)
@@ -218,7 +168,7 @@ int vhd_parent_name(const char *path, const char *backing, const char *format,
 		return td_fail(why, -ENAMETOOLONG, "%s: the parent's name is too long, or empty", path);
 	locator_put(header, out, "MacX", n, &at);
 	snprintf(windows, sizeof(windows), "%s%s", absolute ? "" : "./", backing);
-	replace(windows, '/', '\\');
+	td_path_replace(windows, '/', '\\');
 	len = td_to_utf16(windows, (uint8_t *)out->name[1], VHD_LOCATOR_MAX, false);
 	if (!len || !td_to_utf16(last, (uint8_t *)header->parent_name,
 			      sizeof(header->parent_name) - 2, true))

@@ -10,14 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define UUID_TEXT 37
+#include "base/uuid.h"
 
 /* ---- open --------------------------------------------------------------------- */
 
 static int open_file(struct vhd *vhd, struct td_why *why)
 {
 	struct td_image *img = vhd->img;
-	struct vhd_choice choice = { .kind = vhd->kind, .size = vhd->size_from };
+	struct vhd_choice choice = { .subformat = vhd->subformat, .size = vhd->size_from };
 	unsigned flags = TD_FILE_ZERO_TAIL | (img->read_only ? 0 : TD_FILE_WRITE);
 	int err = td_file_open(img->files, img->target, flags, &vhd->file, why);
 
@@ -33,11 +33,7 @@ static int open_file(struct vhd *vhd, struct td_why *why)
 			img->can &= ~TD_CAN_DISCARD;
 		return img->read_only ? 0 : vhd_end_fixed(vhd, why);
 	}
-	if (td_file_is_device(vhd->file) && !img->read_only)
-		return td_fail(why, -ENOTSUP, "%s: writing a VHD that grows inside a block device is "
-			       "not supported: what lies past its end is not known to be zeroes",
-			       img->target);
-	return 0;
+	return td_refuse_device(img, vhd->file, "a VHD that grows", why);
 }
 
 static int read_batmap(struct vhd *vhd, struct td_why *why)
@@ -135,20 +131,11 @@ static void vhd_submit(struct td_queue *queue, struct td_image *img, struct td_r
 
 /* ---- info ------------------------------------------------------------------------ */
 
-static void put_number(td_info_put *put, void *arg, const char *key, uint64_t n)
-{
-	char text[32];
-
-	snprintf(text, sizeof(text), "%llu", (unsigned long long)n);
-	put(arg, key, text);
-}
-
 static void put_uuid(td_info_put *put, void *arg, const char *key, const uint8_t uuid[16])
 {
-	char text[UUID_TEXT], *to = text;
+	char text[TD_UUID_TEXT];
 
-	for (unsigned i = 0; i < 16; i++)
-		to += sprintf(to, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", uuid[i]);
+	td_uuid_text(uuid, TD_UUID_BIG, text);
 	put(arg, key, text);
 }
 
@@ -166,27 +153,27 @@ static void put_creator(td_info_put *put, void *arg, const struct vhd_footer *fo
 
 static int vhd_info(struct td_image *img, td_info_put *put, void *arg)
 {
-	static const char *const kinds[] = { "fixed", "dynamic", "differencing" };
+	static const char *const subformats[] = { "fixed", "dynamic", "differencing" };
 	const struct vhd *vhd = img->state;
 	const struct vhd_layout *layout = &vhd->layout;
 	const struct vhd_footer *footer = &layout->footer;
 	char text[64];
 
-	put(arg, "kind", kinds[layout->type - VHD_FIXED]);
-	put_number(put, arg, "current-size", from_be64(footer->current_size));
-	put_number(put, arg, "original-size", from_be64(footer->original_size));
+	put(arg, "subformat", subformats[layout->type - VHD_FIXED]);
+	td_info_number(put, arg, "current-size", from_be64(footer->current_size));
+	td_info_number(put, arg, "original-size", from_be64(footer->original_size));
 	snprintf(text, sizeof(text), "%u/%u/%u", from_be16(footer->cylinders), footer->heads,
 		 footer->sectors);
 	put(arg, "geometry", text);
 	put_creator(put, arg, footer);
 	put_uuid(put, arg, "identity", footer->uuid);
-	put_number(put, arg, "file-length", td_file_size(vhd->file));
+	td_info_number(put, arg, "file-length", td_file_size(vhd->file));
 	if (footer->hidden)
 		put(arg, "hidden", "yes");
 	if (layout->type == VHD_FIXED)
 		return 0;
-	put_number(put, arg, "block-size", vhd_block(layout));
-	put_number(put, arg, "blocks", layout->entries);
+	td_info_number(put, arg, "block-size", vhd_block(layout));
+	td_info_number(put, arg, "blocks", layout->entries);
 	put(arg, "batmap", vhd->full ? "yes" : layout->batmap_wrong ? "damaged" : "no");
 	if (!layout->has_footer)
 		put(arg, "footer", "missing at the end");
@@ -204,8 +191,8 @@ static const struct td_option options[] = {
 	TD_MAP_OPTION_CACHE(struct vhd, cache_size),
 	{ "backing-format", TD_STRING, offsetof(struct vhd, backing_format),
 	  "of the parent; default: vhd, or aio where the image names no identity" },
-	{ "kind", TD_STRING, offsetof(struct vhd, kind),
-	  "fixed or dynamic, where the image can be read as either" },
+	TD_SUBFORMAT_OPTIONS(struct vhd, subformat,
+			     "fixed or dynamic, where the image can be read as either"),
 	{ "size-from", TD_STRING, offsetof(struct vhd, size_from),
 	  "chs or current; default: by the program that made it" },
 	{ 0 },

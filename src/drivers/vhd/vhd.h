@@ -29,7 +29,7 @@ enum vhd_stage {
 };
 
 struct vhd {
-	char *kind, *size_from, *backing_format; /* options: */
+	char *subformat, *size_from, *backing_format; /* options: */
 	uint64_t cache_size;
 
 	struct td_image *img;
@@ -91,7 +91,7 @@ int vhd_check(struct td_image *img, struct td_check *check, struct td_why *why);
 
 /* create.c */
 struct vhd_create_options {
-	char *kind;
+	char *subformat;
 };
 extern const struct td_option vhd_create_options[];
 int vhd_create(const struct td_create *make, struct td_why *why);

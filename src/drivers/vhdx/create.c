@@ -9,7 +9,6 @@
  */
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "drivers/vhdx/vhdx.h"
 
@@ -26,35 +25,20 @@ struct plan {
 	struct vhdx_layout layout;
 	uint64_t bitmaps_at, blocks_at, end;
 	bool all;              /* blocks are there */
+	bool reserve;
 	uint8_t locator[VHDX_LOCATOR_MAX];
 	uint32_t locator_len;
 };
 
 const struct td_option vhdx_create_options[] = {
-	{ "kind", TD_STRING, offsetof(struct vhdx_create_options, kind),
-	  "fixed or dynamic; default dynamic" },
+	TD_SUBFORMAT_OPTIONS(struct vhdx_create_options, subformat,
+			     "fixed or dynamic; default dynamic"),
 	{ "sector", TD_SIZE, offsetof(struct vhdx_create_options, sector),
 	  "of the disk: 512 or 4096; default 512" },
 	{ "log", TD_SIZE, offsetof(struct vhdx_create_options, log),
 	  "1M to 32M; default 1M, over a parent 8M" },
 	{ 0 },
 };
-
-static int plan_kind(const struct td_create *make, const char *kind, struct plan *plan,
-		     struct td_why *why)
-{
-	struct vhdx_layout *layout = &plan->layout;
-
-	layout->fixed = kind && !strcmp(kind, "fixed");
-	layout->has_parent = make->backing;
-	plan->all = layout->fixed || make->reserve;
-	if (kind && !layout->fixed && strcmp(kind, "dynamic"))
-		return td_fail(why, -EINVAL, "%s: kind=%s is neither fixed nor dynamic", make->path, kind);
-	if (make->backing && plan->all)
-		return td_fail(why, -EINVAL, "%s: an image over another one cannot be fixed, or take all "
-			       "space now: nothing of the other one would be seen", make->path);
-	return 0;
-}
 
 static int plan_numbers(const struct td_create *make, struct plan *plan, struct td_why *why)
 {
@@ -63,10 +47,13 @@ static int plan_numbers(const struct td_create *make, struct plan *plan, struct 
 	struct vhdx_layout *layout = &plan->layout;
 	uint64_t block = make->cluster ? make->cluster : make->backing ? BLOCK_OVER_PARENT : BLOCK;
 	uint64_t sector = options->sector ? options->sector : 512;
-	int err = plan_kind(make, options->kind, plan, why);
+	int err = td_subformat_plan(make, options->subformat, &layout->fixed, why);
 
 	if (err)
 		return err;
+	layout->has_parent = make->backing;
+	plan->all = layout->fixed || make->reserve;
+	plan->reserve = make->reserve;
 	layout->size = make->backing && !make->size ? make->backing_size : make->size;
 	layout->log.at = VHDX_FRONT;
 	layout->log.len = options->log ? options->log : make->backing ? LOG_OVER_PARENT : LOG;
@@ -101,6 +88,14 @@ static int plan_places(const struct td_create *make, struct plan *plan, struct t
 	plan->blocks_at = plan->bitmaps_at + (layout->has_parent ? layout->chunks * MiB : 0);
 	plan->end = plan->blocks_at + (plan->all ? layout->blocks << layout->block_bits : 0);
 	return make->backing ? vhdx_parent_name(make, plan->locator, &plan->locator_len, why) : 0;
+}
+
+static int plan_all(const struct td_create *make, struct plan *plan, struct td_why *why)
+{
+	int err = plan ? plan_numbers(make, plan, why) :
+			 td_fail(why, -ENOMEM, "%s: no memory", make->path);
+
+	return err ? err : plan_places(make, plan, why);
 }
 
 /* ---- writing ---------------------------------------------------------------------- */
@@ -160,7 +155,7 @@ static int write_metadata(struct td_file *file, const struct plan *plan)
 	const uint32_t needed = VHDX_ITEM_REQUIRED, of_disk = VHDX_ITEM_REQUIRED | VHDX_ITEM_DISK;
 	int err;
 
-	if (!table || !vhdx_guid_make(&values.disk))
+	if (!table || vhdx_guid_make(&values.disk))
 		return table ? -EIO : -ENOMEM;
 	memcpy(table->signature, "metadata", 8);
 	put_item(table, &vhdx_guid_parameters, VHDX_TABLE, 8, needed);
@@ -206,7 +201,7 @@ static int write_front(struct td_file *file, const struct plan *plan)
 				      .log_at = to_le64(plan->layout.log.at) };
 	int err = 0;
 
-	if (!vhdx_guid_make(&header.file_write) || !vhdx_guid_make(&header.data_write))
+	if (vhdx_guid_make(&header.file_write) || vhdx_guid_make(&header.data_write))
 		return -EIO;
 	for (unsigned i = 0; i < 2 && !err; i++) {
 		header.sequence = to_le64(i + 1);
@@ -216,9 +211,11 @@ static int write_front(struct td_file *file, const struct plan *plan)
 	return err ? err : td_file_write(file, &front, sizeof(front), 0);
 }
 
-static int write_all(struct td_file *file, const struct plan *plan, bool reserve)
+static int fill(struct td_file *file, const void *plan_)
 {
-	int err = reserve ? td_file_allocate(file, 0, plan->end) : td_file_truncate(file, plan->end);
+	const struct plan *plan = plan_;
+	int err = plan->reserve ? td_file_allocate(file, 0, plan->end) :
+				  td_file_truncate(file, plan->end);
 
 	if (!err)
 		err = write_table(file, plan);
@@ -226,45 +223,22 @@ static int write_all(struct td_file *file, const struct plan *plan, bool reserve
 		err = write_metadata(file, plan);
 	if (!err)
 		err = write_regions(file, plan);
-	if (!err)
-		err = write_front(file, plan);
-	return err ? err : td_file_sync(file);
+	return err ? err : write_front(file, plan);
 }
 
 int vhdx_create(const struct td_create *make, struct td_why *why)
 {
 	AUTO_FREE struct plan *plan = calloc(1, sizeof(*plan));
-	struct td_file *file;
-	int err;
+	int err = plan_all(make, plan, why);
 
-	if (!plan)
-		return td_fail(why, -ENOMEM, "%s: no memory", make->path);
-	err = plan_numbers(make, plan, why);
-	if (!err)
-		err = plan_places(make, plan, why);
-	if (!err)
-		err = td_file_open(make->files, make->path, TD_FILE_CREATE | TD_FILE_WRITE, &file, why);
-	if (err)
-		return err;
-	err = write_all(file, plan, make->reserve);
-	td_file_close(file);
-	if (err) {
-		unlink(make->path);
-		return td_fail(why, err, "%s: %s", make->path, strerror(-err));
-	}
-	return 0;
+	return err ? err : td_file_make(make->files, make->path, fill, plan, why);
 }
 
 int vhdx_measure(const struct td_create *make, struct td_measure *out, struct td_why *why)
 {
 	AUTO_FREE struct plan *plan = calloc(1, sizeof(*plan));
-	int err;
+	int err = plan_all(make, plan, why);
 
-	if (!plan)
-		return td_fail(why, -ENOMEM, "%s: no memory", make->path);
-	err = plan_numbers(make, plan, why);
-	if (!err)
-		err = plan_places(make, plan, why);
 	if (!err)
 		*out = (struct td_measure){ .tables = plan->end,
 					    .unit = plan->all ? 0 : vhdx_block(&plan->layout) };

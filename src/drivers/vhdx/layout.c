@@ -13,49 +13,28 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "base/guard.h"
 #include "drivers/vhdx/crc32c.h"
 #include "drivers/vhdx/log.h"
 
-const struct vhdx_guid vhdx_guid_bat = VHDX_GUID(
-	0x2dc27766, 0xf623, 0x4200, 0x9d, 0x64, 0x11, 0x5e, 0x9b, 0xfd, 0x4a, 0x08);
-const struct vhdx_guid vhdx_guid_metadata = VHDX_GUID(
-	0x8b7ca206, 0x4790, 0x4b9a, 0xb8, 0xfe, 0x57, 0x5f, 0x05, 0x0f, 0x88, 0x6e);
-const struct vhdx_guid vhdx_guid_parameters = VHDX_GUID(
-	0xcaa16737, 0xfa36, 0x4d43, 0xb3, 0xb6, 0x33, 0xf0, 0xaa, 0x44, 0xe7, 0x6b);
-const struct vhdx_guid vhdx_guid_size = VHDX_GUID(
-	0x2fa54224, 0xcd1b, 0x4876, 0xb2, 0x11, 0x5d, 0xbe, 0xd8, 0x3b, 0xf4, 0xb8);
-const struct vhdx_guid vhdx_guid_disk = VHDX_GUID(
-	0xbeca12ab, 0xb2e6, 0x4523, 0x93, 0xef, 0xc3, 0x09, 0xe0, 0x00, 0xc7, 0x46);
-const struct vhdx_guid vhdx_guid_sector = VHDX_GUID(
-	0x8141bf1d, 0xa96f, 0x4709, 0xba, 0x47, 0xf2, 0x33, 0xa8, 0xfa, 0xab, 0x5f);
-const struct vhdx_guid vhdx_guid_physical = VHDX_GUID(
-	0xcda348c7, 0x445d, 0x4471, 0x9c, 0xc9, 0xe9, 0x88, 0x52, 0x51, 0xc5, 0x56);
-const struct vhdx_guid vhdx_guid_locator = VHDX_GUID(
-	0xa8d35f2d, 0xb30b, 0x454d, 0xab, 0xf7, 0xd3, 0xd8, 0x48, 0x34, 0xab, 0x0c);
-const struct vhdx_guid vhdx_guid_locator_type = VHDX_GUID(
-	0xb04aefb7, 0xd19e, 0x4a81, 0xb7, 0x89, 0x25, 0xb8, 0xe9, 0x44, 0x59, 0x13);
+/* As they lie in the file: the first three numbers are little-endian. */
+#define GUID(name, a, b, c, d, e) \
+	const struct vhdx_guid vhdx_guid_##name = { { \
+		(a) & 255, (a) >> 8 & 255, (a) >> 16 & 255, (a) >> 24, (b) & 255, (b) >> 8, \
+		(c) & 255, (c) >> 8, (d) >> 8, (d) & 255, (e) >> 40 & 255, (e) >> 32 & 255, \
+		(e) >> 24 & 255, (e) >> 16 & 255, (e) >> 8 & 255, (e) & 255 } }
+
+GUID(bat,          0x2dc27766, 0xf623, 0x4200, 0x9d64, 0x115e9bfd4a08);
+GUID(metadata,     0x8b7ca206, 0x4790, 0x4b9a, 0xb8fe, 0x575f050f886e);
+GUID(parameters,   0xcaa16737, 0xfa36, 0x4d43, 0xb3b6, 0x33f0aa44e76b);
+GUID(size,         0x2fa54224, 0xcd1b, 0x4876, 0xb211, 0x5dbed83bf4b8);
+GUID(disk,         0xbeca12ab, 0xb2e6, 0x4523, 0x93ef, 0xc309e000c746);
+GUID(sector,       0x8141bf1d, 0xa96f, 0x4709, 0xba47, 0xf233a8faab5f);
+GUID(physical,     0xcda348c7, 0x445d, 0x4471, 0x9cc9, 0xe9885251c556);
+GUID(locator,      0xa8d35f2d, 0xb30b, 0x454d, 0xabf7, 0xd3d84834ab0c);
+GUID(locator_type, 0xb04aefb7, 0xd19e, 0x4a81, 0xb789, 0x25b8e9445913);
 const struct vhdx_guid vhdx_guid_none;
-
-bool vhdx_guid_make(struct vhdx_guid *guid)
-{
-	if (getrandom(guid, sizeof(*guid), 0) != sizeof(*guid))
-		return false;
-	guid->b[7] = (guid->b[7] & 0x0f) | 0x40;
-	guid->b[8] = (guid->b[8] & 0x3f) | 0x80;
-	return true;
-}
-
-void vhdx_guid_text(const struct vhdx_guid *guid, char text[VHDX_GUID_TEXT])
-{
-	static const uint8_t order[16] = { 3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15 };
-
-	for (unsigned i = 0; i < 16; i++)
-		text += sprintf(text, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x",
-				guid->b[order[i]]);
-}
 
 /* ---- headers ---------------------------------------------------------------------- */
 
@@ -172,7 +151,7 @@ static int region_take(struct reading *r, const struct vhdx_region *region)
 {
 	struct vhdx_layout *layout = r->layout;
 	struct vhdx_span other, *span = &other;
-	char text[VHDX_GUID_TEXT];
+	char text[TD_UUID_TEXT];
 
 	if (vhdx_guid_is(&region->guid, &vhdx_guid_bat))
 		span = &layout->bat;
@@ -260,7 +239,7 @@ static int item_take(struct reading *r, const struct vhdx_item *item, struct val
 		{ &vhdx_guid_physical, &values->physical, sizeof(values->physical) },
 	};
 	uint32_t at = from_le32(item->at), len = from_le32(item->len), flags = from_le32(item->flags);
-	char text[VHDX_GUID_TEXT];
+	char text[TD_UUID_TEXT];
 
 	if (len && (at < VHDX_TABLE || at > r->layout->metadata.len ||
 		    len > r->layout->metadata.len - at))

@@ -11,6 +11,7 @@
 
 #include "base/endian.h"
 #include "base/num.h"
+#include "base/uuid.h"
 
 #define VHDX_SIZE_MAX (64 * TiB)
 #define VHDX_BLOCK_MIN (1 * MiB)
@@ -30,11 +31,6 @@
 struct vhdx_guid {
 	uint8_t b[16];
 };
-
-/* As it lies on disk: the first three parts are little-endian. */
-#define VHDX_GUID(a, b, c, ...) \
-	{ { (a) & 255, (a) >> 8 & 255, (a) >> 16 & 255, (a) >> 24, (b) & 255, (b) >> 8, \
-	    (c) & 255, (c) >> 8, __VA_ARGS__ } }
 
 struct vhdx_front {
 	char signature[8];    /* "vhdxfile" */
@@ -192,10 +188,16 @@ static inline bool vhdx_guid_is(const struct vhdx_guid *a, const struct vhdx_gui
 	return !memcmp(a, b, sizeof(*a));
 }
 
-/* A new one; false: there are no random numbers. */
-bool vhdx_guid_make(struct vhdx_guid *guid);
-#define VHDX_GUID_TEXT 37
-void vhdx_guid_text(const struct vhdx_guid *guid, char text[VHDX_GUID_TEXT]);
+/* A new one. */
+static inline int vhdx_guid_make(struct vhdx_guid *guid)
+{
+	return td_uuid_make(guid->b, TD_UUID_LITTLE);
+}
+
+static inline void vhdx_guid_text(const struct vhdx_guid *guid, char text[TD_UUID_TEXT])
+{
+	td_uuid_text(guid->b, TD_UUID_LITTLE, text);
+}
 
 static inline uint64_t vhdx_block(const struct vhdx_layout *layout)
 {

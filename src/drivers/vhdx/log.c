@@ -158,8 +158,8 @@ int vhdx_log_open(struct vhdx_log *log, struct vhdx_layout *layout, bool data)
 	int err;
 
 	log->sequence = 0;
-	if (!vhdx_guid_make(&log->guid) || !vhdx_guid_make(&next.file_write) ||
-	    (data && !vhdx_guid_make(&next.data_write)))
+	if (vhdx_guid_make(&log->guid) || vhdx_guid_make(&next.file_write) ||
+	    (data && vhdx_guid_make(&next.data_write)))
 		return -EIO;
 	next.log = log->guid;
 	vhdx_log_begin(log);
@@ -172,7 +172,8 @@ int vhdx_log_open(struct vhdx_log *log, struct vhdx_layout *layout, bool data)
 int vhdx_log_close(struct td_file *file, struct vhdx_layout *layout)
 {
 	struct vhdx_header next = layout->header[layout->current];
+	int err = vhdx_guid_make(&next.file_write);
 
 	next.log = vhdx_guid_none;
-	return vhdx_guid_make(&next.file_write) ? vhdx_header_write(file, layout, &next) : -EIO;
+	return err ? err : vhdx_header_write(file, layout, &next);
 }

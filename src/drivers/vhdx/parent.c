@@ -17,9 +17,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/guard.h"
+#include "base/path.h"
 #include "base/utf16.h"
 
 #define PATHS 3
@@ -29,13 +29,6 @@
 static const char *const path_keys[PATHS] = {
 	"relative_path", "absolute_win32_path", "volume_path",
 };
-
-static void replace(char *text, char what, char with)
-{
-	for (; *text; text++)
-		if (*text == what)
-			*text = with;
-}
 
 /* ---- what the image says ---------------------------------------------------------- */
 
@@ -61,55 +54,33 @@ static char *value_of(const uint8_t *locator, size_t len, const char *key)
 	return NULL;
 }
 
-/* A value as a path of ours. */
-static void make_path(char *value, unsigned key)
+/* What is read of the metadata. */
+struct locator {
+	const uint8_t *data;
+	size_t len;
+};
+
+/* The path that one of the keys says, as one of ours; NULL: none. */
+static char *path_of(void *locator_, unsigned nth)
 {
-	char *slash;
+	const struct locator *locator = locator_;
+	char *path = value_of(locator->data, locator->len, path_keys[nth]);
 
-	replace(value, '\\', '/');
-	slash = strrchr(value, '/');
-	if (key && slash && (value[0] != '/' || value[1] == '/' || key == PATHS - 1))
-		memmove(value, slash + 1, strlen(slash));
-}
-
-static bool is_there(const char *own, const char *path)
-{
-	const char *slash = strrchr(own, '/');
-	AUTO_FREE char *full = NULL;
-
-	return path[0] && asprintf(&full, "%.*s%s", *path == '/' || !slash ? 0 : (int)(slash + 1 - own),
-				   own, path) >= 0 && !access(full, F_OK);
-}
-
-/* The first that is there; else the first that is named at all. NULL: none. */
-static char *find_parent(const char *own, const uint8_t *locator, size_t len)
-{
-	char *first = NULL;
-
-	for (unsigned key = 0; key < PATHS; key++) {
-		char *path = value_of(locator, len, path_keys[key]);
-
-		if (path)
-			make_path(path, key);
-		if (path && is_there(own, path)) {
-			free(first);
-			return path;
-		}
-		if (path && path[0] && !first)
-			first = path;
-		else
-			free(path);
-	}
-	return first;
+	if (!path)
+		return NULL;
+	td_path_replace(path, '\\', '/');
+	if (nth && (path[0] != '/' || path[1] == '/' || nth == PATHS - 1))
+		td_path_last_part(path);
+	return path;
 }
 
 static bool same_linkage(const char *text, const struct vhdx_guid *guid)
 {
-	char own[VHDX_GUID_TEXT];
+	char own[TD_UUID_TEXT];
 
 	vhdx_guid_text(guid, own);
-	return text && strlen(text) == VHDX_GUID_TEXT + 1 && text[0] == '{' &&
-	       !strncasecmp(text + 1, own, VHDX_GUID_TEXT - 1);
+	return text && strlen(text) == TD_UUID_TEXT + 1 && text[0] == '{' &&
+	       !strncasecmp(text + 1, own, TD_UUID_TEXT - 1);
 }
 
 static int parent_fits(struct vhdx *vhdx, const uint8_t *locator, size_t len, struct td_why *why)
@@ -141,7 +112,7 @@ static int open_named(struct vhdx *vhdx, const uint8_t *locator, size_t len, str
 	struct td_why below_why;
 	int err;
 
-	vhdx->parent = find_parent(path, locator, len);
+	vhdx->parent = td_path_find(path, path_of, PATHS, &(struct locator){ locator, len });
 	if (!vhdx->parent)
 		return td_fail(why, -EINVAL, "%s: does not say where its parent is", path);
 	if (!format)
@@ -178,23 +149,13 @@ int vhdx_parent_open(struct vhdx *vhdx, struct td_why *why)
 
 /* ---- what a new image says -------------------------------------------------------- */
 
-static char *full_path(const struct td_create *make)
-{
-	const char *slash = strrchr(make->path, '/');
-	char *full;
-	int n = asprintf(&full, "%.*s%s", *make->backing == '/' || !slash ? 0 :
-			 (int)(slash + 1 - make->path), make->path, make->backing);
-
-	return n < 0 ? NULL : full;
-}
-
 /* When the parent was written last: all zeroes if it is raw. */
 static int read_linkage(const struct td_create *make, char text[LINKAGE_TEXT], struct td_why *why)
 {
 	AUTO_FREE struct vhdx_layout *layout = calloc(1, sizeof(*layout));
-	AUTO_FREE char *full = full_path(make);
+	AUTO_FREE char *full = td_path_beside(make->path, make->backing);
 	const char *format = make->backing_format;
-	char guid[VHDX_GUID_TEXT];
+	char guid[TD_UUID_TEXT];
 	struct td_file *file;
 	int err;
 
@@ -263,7 +224,7 @@ int vhdx_parent_name(const struct td_create *make, uint8_t locator[VHDX_LOCATOR_
 		     uint32_t *len, struct td_why *why)
 {
 	struct vhdx_locator *head = (void *)locator;
-	AUTO_FREE char *full = full_path(make);
+	AUTO_FREE char *full = td_path_beside(make->path, make->backing);
 	AUTO_FREE char *relative = full ? relative_path(make->path, full) : NULL;
 	AUTO_FREE char *absolute = full ? realpath(full, NULL) : NULL;
 	char linkage[LINKAGE_TEXT];
@@ -277,8 +238,8 @@ int vhdx_parent_name(const struct td_create *make, uint8_t locator[VHDX_LOCATOR_
 		return err;
 	if (!relative || !absolute)
 		return td_fail(why, -ENOENT, "%s: its parent %s is not there", make->path, make->backing);
-	replace(relative, '/', '\\');
-	replace(absolute, '/', '\\');
+	td_path_replace(relative, '/', '\\');
+	td_path_replace(absolute, '/', '\\');
 	memset(locator, 0, VHDX_LOCATOR_MAX);
 	head->type = vhdx_guid_locator_type;
 	head->count = to_le16(ARRAY_SIZE(pair));

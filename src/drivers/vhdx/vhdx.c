@@ -147,9 +147,8 @@ static int open_file(struct vhdx *vhdx, struct td_why *why)
 	unsigned flags = TD_FILE_ZERO_TAIL | (img->read_only ? 0 : TD_FILE_WRITE);
 	int err = td_file_open(img->files, img->target, flags, &vhdx->file, why);
 
-	if (!err && td_file_is_device(vhdx->file) && !img->read_only)
-		err = td_fail(why, -ENOTSUP, "%s: writing a VHDX inside a block device is not supported: "
-			      "what lies past its end is not known to be zeroes", img->target);
+	if (!err)
+		err = td_refuse_device(img, vhdx->file, "a VHDX", why);
 	if (!err)
 		err = vhdx_read_file(vhdx, why);
 	if (!err && img->read_only)
@@ -235,17 +234,9 @@ static int vhdx_open(struct td_image *img, struct td_why *why)
 
 /* ---- info ------------------------------------------------------------------------ */
 
-static void put_number(td_info_put *put, void *arg, const char *key, uint64_t n)
-{
-	char text[32];
-
-	snprintf(text, sizeof(text), "%llu", (unsigned long long)n);
-	put(arg, key, text);
-}
-
 static void put_guid(td_info_put *put, void *arg, const char *key, const struct vhdx_guid *guid)
 {
-	char text[VHDX_GUID_TEXT];
+	char text[TD_UUID_TEXT];
 
 	vhdx_guid_text(guid, text);
 	put(arg, key, text);
@@ -257,14 +248,15 @@ static int vhdx_info(struct td_image *img, td_info_put *put, void *arg)
 	const struct vhdx_layout *layout = &vhdx->layout;
 	const struct vhdx_header *header = &layout->header[layout->current];
 
-	put(arg, "kind", layout->has_parent ? "differencing" : layout->fixed ? "fixed" : "dynamic");
-	put_number(put, arg, "block-size", vhdx_block(layout));
-	put_number(put, arg, "sector-size", 1u << layout->sector_bits);
-	put_number(put, arg, "physical-sector-size", layout->physical);
-	put_number(put, arg, "log-size", layout->log.len);
+	put(arg, "subformat", layout->has_parent ? "differencing" :
+			      layout->fixed ? "fixed" : "dynamic");
+	td_info_number(put, arg, "block-size", vhdx_block(layout));
+	td_info_number(put, arg, "sector-size", 1u << layout->sector_bits);
+	td_info_number(put, arg, "physical-sector-size", layout->physical);
+	td_info_number(put, arg, "log-size", layout->log.len);
 	put_guid(put, arg, "identity", &layout->disk);
 	put_guid(put, arg, "data-written", &header->data_write);
-	put_number(put, arg, "file-length", td_file_size(vhdx->file));
+	td_info_number(put, arg, "file-length", td_file_size(vhdx->file));
 	if (vhdx->reader.unclean && img->read_only)
 		put(arg, "dirty", "yes");
 	if (vhdx->parent) {

@@ -80,7 +80,7 @@ int vhdx_set_backing(struct td_image *img, const char *backing, const char *form
 
 /* create.c */
 struct vhdx_create_options {
-	char *kind;
+	char *subformat;
 	uint64_t sector, log;
 };
 extern const struct td_option vhdx_create_options[];

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/guard.h"
+#include "base/path.h"
 #include "drivers/vmdk/vmdk.h"
 
 #define GRAIN (64 * KiB)
@@ -139,8 +140,7 @@ static int text_of(struct td_file *file, struct vmdk_text *text, struct td_why *
 int vmdk_parent_cid(struct td_files *files, const char *image, const char *backing,
 		    const char *format, uint32_t *cid, struct td_why *why)
 {
-	AUTO_FREE char *copy = strdup(image);
-	AUTO_FREE char *path = NULL;
+	AUTO_FREE char *path = td_path_beside(image, backing);
 	struct vmdk_text text;
 	struct td_file *file;
 	int err;
@@ -148,8 +148,7 @@ int vmdk_parent_cid(struct td_files *files, const char *image, const char *backi
 	*cid = VMDK_OTHER_CID;
 	if (format && strcmp(format, "vmdk"))
 		return 0;
-	if (!copy || (*backing == '/' ? !(path = strdup(backing)) :
-		      asprintf(&path, "%s/%s", dirname(copy), backing) < 0))
+	if (!path)
 		return td_fail(why, -ENOMEM, "%s: no memory", image);
 	err = td_file_open(files, path, 0, &file, why);
 	if (err)
@@ -285,31 +284,32 @@ static int stream_fill(struct td_file *file, const struct plan *plan, uint64_t s
 
 /* ---- files ------------------------------------------------------------------------------- */
 
+/* One of the files: an extent, or (size 0) the descriptor. */
+struct part {
+	const struct plan *plan;
+	uint64_t size;
+};
+
+static int fill(struct td_file *file, const void *part_)
+{
+	const struct part *part = part_;
+	const struct plan *plan = part->plan;
+
+	if (!part->size)
+		return td_file_write(file, plan->text, plan->text_len, 0);
+	if (plan->sub->stream)
+		return stream_fill(file, plan, part->size);
+	if (plan->sub->type == VMDK_SPARSE)
+		return sparse_fill(file, plan, part->size);
+	return plan->make->reserve ? td_file_allocate(file, 0, part->size) :
+				     td_file_truncate(file, part->size);
+}
+
 static int file_make(const struct plan *plan, const char *path, uint64_t size, struct td_why *why)
 {
-	struct td_file *file;
-	int err = td_file_open(plan->make->files, path, TD_FILE_CREATE | TD_FILE_WRITE, &file, why);
+	struct part part = { plan, size };
 
-	if (err)
-		return err;
-	if (!size)
-		err = td_file_write(file, plan->text, plan->text_len, 0);
-	else if (plan->sub->stream)
-		err = stream_fill(file, plan, size);
-	else if (plan->sub->type == VMDK_SPARSE)
-		err = sparse_fill(file, plan, size);
-	else if (plan->make->reserve)
-		err = td_file_allocate(file, 0, size);
-	else
-		err = td_file_truncate(file, size);
-	if (!err)
-		err = td_file_sync(file);
-	td_file_close(file);
-	if (err) {
-		unlink(path);
-		return td_fail(why, err, "%s: %s", path, strerror(-err));
-	}
-	return 0;
+	return td_file_make(plan->make->files, path, fill, &part, why);
 }
 
 /* The name of extent i: "disk.vmdk" has "disk-flat.vmdk", or "disk-s001.vmdk" ... */

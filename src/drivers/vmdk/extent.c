@@ -153,18 +153,12 @@ static int directories_open(struct vmdk *v, struct vmdk_extent *e, struct td_why
 
 /* ---- sparse ------------------------------------------------------------------------- */
 
-static int may_be_written(const struct vmdk_extent *e, struct td_why *why)
+static int may_be_written(const struct vmdk *v, const struct vmdk_extent *e, struct td_why *why)
 {
-	const char *path = td_file_path(e->file);
-
 	if (e->layout.kind != VMDK_HOSTED)
 		return td_fail(why, -ENOTSUP, "%s: extents of ESX's own kinds can be read, not "
-			       "written", path);
-	if (td_file_is_device(e->file))
-		return td_fail(why, -ENOTSUP, "%s: writing a sparse extent inside a block device "
-			       "is not supported: what lies past its end is not known to be zeroes",
-			       path);
-	return 0;
+			       "written", td_file_path(e->file));
+	return td_refuse_device(v->img, e->file, "a sparse extent", why);
 }
 
 /* The first place that cannot belong to anything in the file, not even to a grain
@@ -241,7 +235,7 @@ static int sparse_open(struct vmdk *v, struct vmdk_extent *e, uint64_t size, boo
 	int err = vmdk_layout_read(e->file, &e->layout, why);
 
 	if (!err && !v->img->read_only)
-		err = may_be_written(e, why);
+		err = may_be_written(v, e, why);
 	if (err)
 		return err;
 	size = size ? size : e->layout.size;

@@ -80,8 +80,8 @@ static bool has_parent(const struct vmdk *v)
 
 static const char *parent_format(const struct vmdk *v)
 {
-	if (v->parent_format)
-		return v->parent_format;
+	if (v->backing_format)
+		return v->backing_format;
 	return v->text.parent_format ? v->text.parent_format : vmdk_driver.name;
 }
 
@@ -108,8 +108,8 @@ static int open_below(struct vmdk *v, struct td_why *why)
 	int err;
 
 	if (!has_parent(v)) {
-		if (v->parent_format)
-			return td_fail(why, -EINVAL, "%s: parent-format= is given, and it has no "
+		if (v->backing_format)
+			return td_fail(why, -EINVAL, "%s: backing-format= is given, and it has no "
 				       "parent", path);
 		return 0;
 	}
@@ -212,11 +212,11 @@ static void vmdk_submit(struct td_queue *queue, struct td_image *img, struct td_
 
 /* ---- info ------------------------------------------------------------------------------- */
 
-static void put_number(td_info_put *put, void *arg, const char *key, uint64_t n, bool hex)
+static void put_cid(td_info_put *put, void *arg, const char *key, uint32_t cid)
 {
-	char text[32];
+	char text[9];
 
-	snprintf(text, sizeof(text), hex ? "%08llx" : "%llu", (unsigned long long)n);
+	snprintf(text, sizeof(text), "%08x", cid);
 	put(arg, key, text);
 }
 
@@ -229,11 +229,11 @@ static int vmdk_info(struct td_image *img, td_info_put *put, void *arg)
 
 	put(arg, "type", v->text.type ? v->text.type : "one extent");
 	if (v->text.lines)
-		put_number(put, arg, "cid", v->text.cid, true);
-	put_number(put, arg, "extents", v->extents, false);
+		put_cid(put, arg, "cid", v->text.cid);
+	td_info_number(put, arg, "extents", v->extents);
 	if (e->type == VMDK_SPARSE) {
-		put_number(put, arg, "version", e->layout.version, false);
-		put_number(put, arg, "cluster-size", e->layout.grain, false);
+		td_info_number(put, arg, "version", e->layout.version);
+		td_info_number(put, arg, "cluster-size", e->layout.grain);
 		put(arg, "zeroed-grains", e->layout.zeroes ? "yes" : "no");
 		put(arg, "compressed", e->layout.compressed ? "yes" : "no");
 	}
@@ -241,10 +241,10 @@ static int vmdk_info(struct td_image *img, td_info_put *put, void *arg)
 		dirty |= v->extent[i].layout.unclean;
 		length += v->extent[i].file ? td_file_size(v->extent[i].file) : 0;
 	}
-	put_number(put, arg, "file-length", length, false);
+	td_info_number(put, arg, "file-length", length);
 	put(arg, "dirty", dirty ? "yes" : "no");
 	if (has_parent(v)) {
-		put_number(put, arg, "parent-cid", v->text.parent_cid, true);
+		put_cid(put, arg, "parent-cid", v->text.parent_cid);
 		put(arg, "backing-file", v->text.parent);
 		put(arg, "backing-format", parent_format(v));
 	}
@@ -258,8 +258,9 @@ static bool vmdk_looks_like(struct td_file *file)
 
 static const struct td_option options[] = {
 	TD_MAP_OPTION_CACHE(struct vmdk, cache_size),
-	{ "parent-format", TD_STRING, offsetof(struct vmdk, parent_format),
+	{ "backing-format", TD_STRING, offsetof(struct vmdk, backing_format),
 	  "of the parent; default: what the image says, or vmdk" },
+	{ "parent-format", TD_STRING, offsetof(struct vmdk, backing_format), "the same" },
 	{ "stale-parent", TD_BOOL, offsetof(struct vmdk, stale_parent),
 	  "open it over a parent that was changed since; default off" },
 	{ "anywhere", TD_BOOL, offsetof(struct vmdk, any_folder),

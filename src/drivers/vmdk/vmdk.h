@@ -44,7 +44,7 @@ struct vmdk_extent {
 };
 
 struct vmdk {
-	char *parent_format;     /* options: */
+	char *backing_format;    /* options: */
 	uint64_t cache_size;
 	bool any_folder, stale_parent;
 
