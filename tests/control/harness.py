@@ -248,6 +248,7 @@ def daemon(cgroup="none"):
 
 def main(tests):
     """Runs the test that is named on the command line."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end")) # and clean up
     try:
         tests[sys.argv[1]]()
     except Skip as why:

@@ -10,8 +10,8 @@ shift
 work=$(mktemp -d "${TMPDIR:-/tmp}/killed-test.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 image=$work/image
-# What a failed test leaves in survivor memory goes with it.
-export BLKTAP_SURVIVOR_DIR=$work/survivors
+# What a failed test leaves, in survivor memory too, goes with it.
+export TMPDIR=$work BLKTAP_SURVIVOR_DIR=$work/survivors
 mkdir -m 700 "$BLKTAP_SURVIVOR_DIR"
 size=24
 

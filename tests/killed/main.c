@@ -43,7 +43,7 @@ struct flight {
 struct test {
 	const char *tapdisk, *spec;
 	unsigned rounds, seconds, depth, block;
-	char dir[64], socket[96], log[96];
+	char dir[96], socket[104], log[104];
 	struct rnd rnd;
 	struct nbd nbd;
 	struct history history;
@@ -503,7 +503,7 @@ int main(int argc, char **argv)
 	}
 	printf("# %s, seed %llu\n", test.spec, (unsigned long long)test.rnd.s);
 	fflush(stdout);
-	strcpy(test.dir, "/tmp/blktap-killed.XXXXXX");
+	snprintf(test.dir, sizeof(test.dir), "%s/blktap-killed.XXXXXX", getenv("TMPDIR") ?: "/tmp");
 	if (!mkdtemp(test.dir)) {
 		perror(test.dir);
 		return 2;

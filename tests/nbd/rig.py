@@ -118,8 +118,18 @@ class Tapdisk:
         code = self.process.wait(timeout=20)
         assert code == 0, "tapdisk: exit code %d\n%s" % (code, self.said())
 
+    def clean_up(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def __enter__(self):
-        return self.ready()
+        try:
+            return self.ready()
+        except BaseException:
+            self.clean_up()
+            raise
 
     def __exit__(self, kind, value, trace):
         try:
@@ -130,10 +140,7 @@ class Tapdisk:
             else: # a test that told it to end
                 assert self.process.returncode == 0, self.said()
         finally:
-            if self.process.poll() is None:
-                self.process.kill()
-                self.process.wait()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.clean_up()
 
 
 class Peer:
@@ -284,6 +291,7 @@ def pattern(length, seed=1):
 
 
 def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end")) # and clean up
     Tapdisk.binary = sys.argv[1]
     for name in sys.argv[2:] or tests:
         tests[name]()

@@ -13,10 +13,7 @@ def refused(address, words):
         assert disk.process.wait(timeout=10) == 1, disk.said()
         assert len(disk.said().splitlines()) == 1 and words in disk.said(), disk.said()
     finally:
-        if disk.process.poll() is None:
-            disk.process.kill()
-            disk.process.wait()
-        shutil.rmtree(disk.folder)
+        disk.clean_up()
 
 
 @test

@@ -23,7 +23,7 @@
 
 #include "cut.h"
 
-static char path[64];
+static char path[128];
 static bool failure_wanted, failed;
 static jmp_buf failure;
 
@@ -84,10 +84,15 @@ static void file_is(uint64_t size)
 	close(fd);
 }
 
+static void make_file(void)
+{
+	snprintf(path, sizeof(path), "%s/powercut-unit.XXXXXX", getenv("TMPDIR") ?: "/tmp");
+	close(mkstemp(path));
+}
+
 static int setup(void **state)
 {
-	strcpy(path, "/tmp/powercut-unit.XXXXXX");
-	close(mkstemp(path));
+	make_file();
 	file_is(8192);
 	log_init(&log_, TAG_ZERO, NULL);
 	log_.disk_size = 8192;
@@ -194,8 +199,7 @@ static void barrier_of_another_file_is_none(void **state)
 
 	strcpy(mine, path);
 	do_write(4096, 1024, 'd');
-	strcpy(path, "/tmp/powercut-unit.XXXXXX");
-	close(mkstemp(path));
+	make_file();
 	do_sync();
 	strcpy(other, path);
 	strcpy(path, mine);

@@ -39,7 +39,7 @@ struct io {
 static struct rig {
 	struct td_file_hook hook;
 	struct td_files files;
-	char dir[32], path[64], base[64];
+	char dir[128], path[160], base[160];
 	struct td_loop *loop;
 	struct td_registry *registry;
 	struct td_disk *disk;
@@ -157,12 +157,12 @@ static void open_image(bool overlay)
 	struct td_create make = { .path = rig.path, .size = DISK_SIZE, .files = &rig.files };
 	const struct td_driver *qcow;
 	struct io l1;
-	char spec[80];
+	char spec[192];
 	struct td_why why;
 
 	memset(&rig, 0, sizeof(rig));
 	rig.hook = (struct td_file_hook){ begin, end, hold };
-	strcpy(rig.dir, "/tmp/qcow-order.XXXXXX");
+	snprintf(rig.dir, sizeof(rig.dir), "%s/qcow-order.XXXXXX", getenv("TMPDIR") ?: "/tmp");
 	list_init(&rig.held);
 	assert_non_null(mkdtemp(rig.dir));
 	snprintf(rig.path, sizeof(rig.path), "%s/image", rig.dir);

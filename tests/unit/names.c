@@ -195,7 +195,7 @@ static int setup(void **state)
 {
 	struct place *p = calloc(1, sizeof(*p));
 
-	strcpy(p->dir, "/tmp/blktap-names.XXXXXX");
+	snprintf(p->dir, sizeof(p->dir), "%s/blktap-names.XXXXXX", getenv("TMPDIR") ?: "/tmp");
 	assert_non_null(mkdtemp(p->dir));
 	assert_int_equal(td_loop_new(&p->loop), 0);
 	assert_int_equal(td_registry_new(p->dir, &p->registry), 0);

@@ -171,7 +171,7 @@ replays() {
 # What QEMU leaves when it is killed we replay, and it what we leave: bitmaps of ours
 # mean nothing to it, so there is no parent.
 killed() {
-	local pid spec=vhdx:a sum
+	local spec=vhdx:a sum
 	need qemu-img
 	must "$QCOW_CREATE" -q -f vhdx -c 1M 9M a
 	"$TAPDISK" --disk $spec --nbd unix:sock >tapdisk.log 2>&1 &
