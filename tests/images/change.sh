@@ -8,6 +8,23 @@ grow() { # IMAGE MODEL SIZE
 	sound "$1"
 }
 
+# grown AGREE OPS OPTION...: an image with each of the options grows; others AGREE
+grown() {
+	local option size
+	for option in "${@:3}"; do
+		rm -f a
+		must "$TAP_IMG" create -q -f "$type" -o "$option" a 2001K
+		model 2001K
+		writes a model seed="$seed" ops="$2"
+		for size in 2002K 7M 40M; do
+			grow a model $size
+			"$1" a model
+			writes a model seed="$seed" ops="$2"
+		done
+	done
+	refuses "a: a ${type^^} cannot be made smaller" "$TAP_IMG" resize -q --shrink -f "$type" a 1M
+}
+
 # hides IMAGE: of 4 MiB of sevens, with a header that says 1 MiB and a sector: when it
 # grows to 3 MiB what lies past that is not seen
 hides() {
