@@ -11,7 +11,7 @@
 # QEMU emulates; what that takes, and why each of these words is there, is in
 # README.md under "Pitfalls".
 
-xen_words='com1=115200,8n1 console=com1 loglvl=info guest_loglvl=warning dom0_max_vcpus=1 spec-ctrl=no xpti=no'
+xen_words='com1=115200,8n1 console=com1 loglvl=info guest_loglvl=warning dom0_max_vcpus=1 xsave=no spec-ctrl=no,eager-fpu xpti=no'
 dom0_words='console=hvc0 panic=1 loglevel=4 nokaslr mitigations=off'
 
 lab_boot() {
