@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Shared by the tests of image formats. A format's own lib.sh says what it is called:
-#   type=  by us      qemu=  by QEMU
+#   driver=  by us      qemu=  by QEMU
 # and has sound(), which every image must be after it was written. The environment names
 # the programs under test: QCOW_CREATE, IMG2QCOW, QCOW2RAW, QCOW_RANDOM, QCOW_CHECK, TAP_IMG.
 set -u
@@ -73,14 +73,14 @@ model() { # SIZE
 # fresh SIZE OPTION...: a new image a, and its model
 fresh() {
 	rm -f a
-	must "$QCOW_CREATE" -q -f "$type" "${@:2}" "$1" a
+	must "$QCOW_CREATE" -q -f "$driver" "${@:2}" "$1" a
 	model "$1"
 }
 
 # good SIZE OPTION...: an image with something in it, which model and start have too
 good() {
 	rm -f good
-	must "$QCOW_CREATE" -q -f "$type" "${@:2}" "$1" good
+	must "$QCOW_CREATE" -q -f "$driver" "${@:2}" "$1" good
 	model "$1"
 	writes good model seed=7 ops=100
 	cp model start
@@ -106,7 +106,7 @@ edit() {
 
 # requests IMAGE MODEL KEY=VALUE...: random ones of ours
 requests() {
-	timeout 120 "$QCOW_RANDOM" "$type:$1${options:-}" "$2" "${@:3}" >out.txt 2>&1 ||
+	timeout 120 "$QCOW_RANDOM" "$driver:$1${options:-}" "$2" "${@:3}" >out.txt 2>&1 ||
 		fail "${*:3} on $1: $(cat out.txt)"
 	[ -z "$(ls "$BLKTAP_SURVIVOR_DIR" 2>/dev/null)" ] || fail "survivor memory was left"
 }
@@ -121,11 +121,11 @@ writes() {
 harmless() {
 	local code
 	cp "$1" before
-	timeout 60 "$QCOW_CHECK" "$type:$1" >out.txt 2>&1
+	timeout 60 "$QCOW_CHECK" "$driver:$1" >out.txt 2>&1
 	code=$?
 	[ $code -lt 5 ] || fail "mutant $2: exit $code: $(tail -3 out.txt)"
 	cmp -s "$1" before || fail "mutant $2: a reader has changed it"
-	timeout 60 "$QCOW_RANDOM" "$type:$1" model full=1 check=0 ops="$3" seed="$2" >out.txt 2>&1
+	timeout 60 "$QCOW_RANDOM" "$driver:$1" model full=1 check=0 ops="$3" seed="$2" >out.txt 2>&1
 	code=$?
 	[ $code -lt 5 ] || fail "mutant $2 written: exit $code: $(tail -3 out.txt)"
 	rm -rf "$BLKTAP_SURVIVOR_DIR"
@@ -156,7 +156,7 @@ same() {
 
 # checked IMAGE: our check finds nothing, neither corruption nor leaks
 checked() {
-	must "$QCOW_CHECK" "$type:$1"
+	must "$QCOW_CHECK" "$driver:$1"
 	grep -qx 'corruptions: 0' out.txt && grep -qx 'leaks: 0' out.txt ||
 		fail "check of $1: $(cat out.txt)"
 }
@@ -164,7 +164,7 @@ checked() {
 # libvhdi IMAGE MODEL [PARENT]: libvhdi, where it is, reads the same in a VHD or VHDX
 libvhdi() {
 	/usr/bin/python3 -c 'import pyvhdi' 2>/dev/null || return 0
-	must /usr/bin/python3 "$images/libvhdi.py" "$type" "$@"
+	must /usr/bin/python3 "$images/libvhdi.py" "$driver" "$@"
 }
 
 same_file() { # FILE SUM: not one byte of it has changed

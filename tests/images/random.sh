@@ -52,7 +52,7 @@ over_raw() {
 	head -c 9M /dev/urandom >raw
 	for block in "${@:2}"; do
 		rm -f a
-		must "$QCOW_CREATE" -q -f "$type" -c "$block" 0 a raw
+		must "$QCOW_CREATE" -q -f "$driver" -c "$block" 0 a raw
 		cp raw model
 		writes a model seed="$seed" ops="$1"
 		writes a model seed="$seed" ops="$1" align=4096 engine=libaio

@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-type=qcow qemu=qcow
+driver=qcow qemu=qcow
 . "$(dirname "${BASH_SOURCE[0]}")/../images/lib.sh"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-type=qcow2 qemu=qcow2
+driver=qcow2 qemu=qcow2
 . "$(dirname "${BASH_SOURCE[0]}")/../images/lib.sh"
 
 # sound IMAGE MODEL [leaks]: qemu-img reads the same and finds nothing wrong

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # vdi.sh CASE: random requests against a model, which qemu-img must read too, without a
 # complaint of its check; what is put in order, and what is refused.
-type=vdi qemu=vdi
+driver=vdi qemu=vdi
 . "$(dirname "$0")/../images/lib.sh"
 need qemu-img qemu-io python3
 map=512 # where our images and qemu-img's have it

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-type=vhd qemu=vpc
+driver=vhd qemu=vpc
 . "$(dirname "${BASH_SOURCE[0]}")/../images/lib.sh"
 
 sound() { # IMAGE

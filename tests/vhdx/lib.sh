@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-type=vhdx qemu=vhdx
+driver=vhdx qemu=vhdx
 . "$(dirname "${BASH_SOURCE[0]}")/../images/lib.sh"
 
 sound() { # IMAGE: our check finds no corruption

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-type=vmdk qemu=vmdk
+driver=vmdk qemu=vmdk
 . "$(dirname "${BASH_SOURCE[0]}")/../images/lib.sh"
 
 # sound IMAGE MODEL: qemu-img reads the same and finds nothing wrong

@@ -308,7 +308,7 @@ int xen_lane_open(const struct lane_wish *wish, struct xen_lane **out, struct td
 		err = grants_init(&lane->grants, lane->guest);
 	if (!err)
 		err = td_pool_new(queue, (unsigned)min_u64(lane->ring.entries, MAX_REQUESTS),
-				       sizeof(struct slot), slot_ended, &lane->pool);
+				  sizeof(struct slot), slot_ended, &lane->pool);
 	if (err) {
 		td_fail(why, err, "no memory for requests: %s", strerror(-err));
 		goto fail;
