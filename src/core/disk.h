@@ -26,6 +26,9 @@ struct td_disk_options {
 	 * of them, and asks for no content. The driver must have set_backing. */
 	bool alone;
 	bool repair;           /* the top image is to be repaired, and not used */
+	/* No locks are taken: somebody else may write it, so that only what does not
+	 * change, above all its size, is to be relied on. With read_only. */
+	bool peek;
 	/* Another disk of this process: its top image may be one of this disk's too,
 	 * below the top, and is not locked again. Neither is then to read what the
 	 * other writes. */

@@ -130,8 +130,8 @@ static int image_fits(struct image_core *core, const struct image_core *above,
 		return td_fail(why, -EINVAL, "%s: a %s image cannot have several writers",
 			       core->target, driver->name);
 	find_identity(core);
-	core->files.nolock = above && disk->options.beside &&
-			     same_identity(core, disk->options.beside->top);
+	core->files.nolock = disk->options.peek || (above && disk->options.beside &&
+			     same_identity(core, disk->options.beside->top));
 	if (above && chain_has(disk->top, core))
 		return td_fail(why, -ELOOP, "%s: the chain of images comes back to it",
 			       core->target);

@@ -29,7 +29,7 @@
 struct options {
 	struct td_args_common common;
 	const char *disk, *name, *nbd, *engine, *plugins, *control, *ready_fd;
-	bool read_only, trace, verbose;
+	bool read_only, peek, trace, verbose;
 };
 
 static const struct td_arg rows[] = {
@@ -37,6 +37,8 @@ static const struct td_arg rows[] = {
 	  "the disk: type:target[,key=value...]" },
 	{ "read-only", 'r', NULL, offsetof(struct options, read_only),
 	  "change not one byte of any file" },
+	{ "peek", 0, NULL, offsetof(struct options, peek),
+	  "take no locks: read-only, for its size alone, while another writes it" },
 	{ "nbd", 'n', "ADDRESS", offsetof(struct options, nbd),
 	  "serve NBD on unix:PATH or tcp:HOST:PORT" },
 	{ "name", 0, "NAME", offsetof(struct options, name),
@@ -183,7 +185,8 @@ static int run(struct tapdisk *tapdisk, const struct options *options)
 {
 	struct td_disk_options how = {
 		.name = options->name,
-		.read_only = options->read_only,
+		.read_only = options->read_only || options->peek,
+		.peek = options->peek,
 		.engine = options->engine,
 		.trace = options->trace,
 	};

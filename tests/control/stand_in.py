@@ -10,10 +10,11 @@ import json
 import os
 import sys
 
-options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+words = [word for word in sys.argv[1:] if word not in ("--read-only", "--peek")]
+options = dict(zip(words[::2], words[1::2]))
 info = {"name": options["--name"], "spec": options["--disk"], "pid": os.getpid(),
         "size": 8 << 20, "block_size": 512, "cluster": 4096, "read_only": False,
-        "can": ["write", "discard"], "nbd": [], "xen": None}
+        "can": ["write", "discard"], "nbd": [], "xen": None, "peek": "--peek" in sys.argv}
 hang = options["--disk"].rpartition(",hang=")[2]
 keys = dict(key.split("=", 1) for key in options["--disk"].split(",")[1:])
 info["queues"] = int(keys.get("queues", 1))

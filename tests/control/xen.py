@@ -4,6 +4,7 @@ The daemon and xenstore, without Xen: the test is the toolstack and the guest.
 Rings are not mapped here; where one is wanted, stand_in.py is the tapdisk.
 """
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -257,6 +258,230 @@ def a_guest_connects_and_comes_back():
         assert d.ctl("info", vbd.name, "--json").json()["xen"]["rings"][0]["ring-refs"] == [9]
         assert pid_of(d, vbd.name) == pid
         vbd.close()
+        wait_for("its end", lambda: not d.disks())
+
+
+def a_front_end_begins_anew_without_closing():
+    with host(STAND_IN) as (d, store):
+        vbd = ringing(d, store)
+        pid = pid_of(d, vbd.name)
+        seen = []
+        watched = store.watch(vbd.back + "/state", seen)
+        for ring_ref in (9, 9, 10):  # resumed: a new ring, maybe of the same number
+            time.sleep(0.3)  # it has run for a while
+            del seen[:]
+            vbd.ring(ring_ref=ring_ref)
+            wait_for("a new connection", lambda: seen[-1:] == ["4"])
+            assert "6" not in seen and "5" not in seen, seen  # it would close at that
+            vbd.guest({"state": 4})
+        vbd.guest({"state": 1})  # a kernel that another has started
+        vbd.wait_state(2)
+        vbd.ring(ring_ref=11)
+        vbd.wait_state(4)
+        assert d.ctl("info", vbd.name, "--json").json()["xen"]["rings"][0]["ring-refs"] == [11]
+        assert pid_of(d, vbd.name) == pid
+        watched()
+        vbd.guest({"state": 4})
+        vbd.close()
+        wait_for("its end", lambda: not d.disks())
+
+
+def what_was_offered_once_is_offered_again():
+    with host(STAND_IN) as (d, store):
+        vbd = ringing(d, store)
+        # as if a daemon of another version had offered it
+        offered = {"feature-max-indirect-segments": "32", "feature-barrier": "0"}
+        vbd.set(**offered)
+        for restart in (False, True):
+            if restart:
+                d.kill()
+                d.start()
+            vbd.guest({"state": 5})
+            vbd.wait_state(5)
+            vbd.guest({"state": 6})
+            vbd.wait_state(6)
+            vbd.guest({"state": 1})
+            vbd.wait_state(2)
+            assert {key: vbd.get(key) for key in offered} == offered
+            vbd.ring()
+            vbd.wait_state(4)
+            vbd.guest({"state": 4})
+        vbd.close()
+        wait_for("its end", lambda: not d.disks())
+
+
+def migrating(store, params):
+    """The same guest, from a domain that runs into one that does not yet."""
+    store.write({"/local/domain/7/vm": "/vm/uuid-of-the-guest",
+                 "/local/domain/8/vm": "/vm/uuid-of-the-guest"})
+    there = Vbd(store, params, 8)
+    there.wait_state(2)
+    return there
+
+
+def a_domain_destroyed_at_any_state_leaves_nothing():
+    def offered(vbd):
+        vbd.wait_state(2)
+
+    def publishing(vbd):
+        offered(vbd)
+        vbd.ring()
+
+    def connected(vbd):
+        publishing(vbd)
+        vbd.wait_state(4)
+
+    def running(vbd):
+        connected(vbd)
+        vbd.guest({"state": 4})
+
+    def closing(vbd):
+        running(vbd)
+        vbd.guest({"state": 5})
+
+    def closed(vbd):
+        closing(vbd)
+        vbd.wait_state(5)
+        vbd.guest({"state": 6})
+
+    def back_again(vbd):
+        closed(vbd)
+        vbd.wait_state(6)
+        vbd.guest({"state": 1})
+
+    def resumed(vbd):
+        running(vbd)
+        time.sleep(0.3)
+        vbd.ring(ring_ref=9)
+
+    def refused(vbd):
+        offered(vbd)
+        vbd.ring(event_channel="none")
+
+    def being_detached(vbd):
+        running(vbd)
+        vbd.set(online=0, state=5)
+
+    def destroyed(vbd):  # as xl does it
+        vbd.store.remove(vbd.front)
+        vbd.set(online=0, state=5)
+        vbd.wait_state(6)
+        vbd.remove()
+
+    def new(vbd):
+        pass
+
+    with host(STAND_IN) as (d, store):
+        watches = store.watches()
+        states = (new, offered, publishing, connected, running, closing, closed, back_again,
+                  resumed, refused, being_detached)
+        for domid, (state, end) in enumerate(itertools.product(states, (Vbd.remove, destroyed))):
+            vbd = Vbd(store, f"aio:{d.folder}/img", domid + 1)
+            state(vbd)
+            end(vbd)
+            wait_for(f"the end of what was {state.__name__}", lambda: not d.disks())
+            assert not d.tapdisks() and store.watches() == watches, state.__name__
+            assert not os.listdir(d.run_dir + "/tapdisk"), state.__name__
+
+
+def a_guest_that_migrates_takes_its_disk_along():
+    with host(STAND_IN) as (d, store):
+        params = "aio:" + d.image("img")
+        here = Vbd(store, params)
+        here.wait_state(2)
+        here.ring()
+        here.wait_state(4)
+        here.guest({"state": 4})
+        there = migrating(store, params)
+        assert d.ctl("info", there.name, "--json").json()["peek"], "opened beside its writer"
+        there.ring(ring_ref=9)
+        time.sleep(0.5)
+        assert there.get("state") == "2" and here.get("state") == "4"
+        here.close()
+        there.wait_state(4)
+        info = d.ctl("info", there.name, "--json").json()
+        assert not info["peek"] and info["xen"]["rings"][0]["ring-refs"] == [9], info
+        assert len(d.disks()) == 1
+        there.close()
+        wait_for("its end", lambda: not d.disks())
+
+
+def a_guest_that_migrates_meets_what_was_written_there():
+    with host() as (d, store):
+        image = d.image("img")
+        here = Vbd(store, "aio:" + image)
+        here.wait_state(2)
+        there = migrating(store, "aio:" + image)
+        assert there.get("sectors") == "16384"
+        first = pid_of(d, there.name)
+        os.truncate(image, 16 << 20)
+        there.ring()
+        time.sleep(0.3)
+        assert there.get("state") == "2"
+        here.close()
+        # opened again, for writing; and then there is no Xen to map a ring with
+        there.wait_state(6)
+        assert there.get("sectors") == "32768" and "/dev/xen" in there.get("error")
+        assert pid_of(d, there.name) != first and not alive(first)
+        other = d.ctl("attach", "aio:" + image)
+        assert other.status == 1 and there.name in other.err, other.err
+        there.close()
+        wait_for("its end", lambda: not d.disks())
+
+
+def a_guest_that_comes_from_another_host_waits_for_the_lock():
+    with host() as (d, store):
+        image = d.image("img")
+        there = subprocess.Popen([harness.TAPDISK, "--disk", "aio:" + image, "--nbd",
+                                  f"unix:{d.folder}/there"], stderr=subprocess.DEVNULL)
+        wait_for("the other host", lambda: os.path.exists(d.folder + "/there"))
+        store.write({"/local/domain/7/name": "guest"})
+        refused = Vbd(store, "aio:" + image)
+        refused.wait_state(2)
+        assert "in use" in refused.get("hotplug-error")
+        refused.close()
+        vbd = Vbd(store, "aio:" + image, name="guest--incoming")
+        vbd.wait_state(2)
+        assert vbd.get("hotplug-status") == "connected" and vbd.get("sectors") == "16384"
+        vbd.ring()
+        tries = d.log().count("in use by another")
+        wait_for("a try", lambda: d.log().count("in use by another") > tries)
+        assert vbd.get("state") == "2"
+        there.terminate()
+        assert there.wait(harness.WAIT) == 0
+        vbd.wait_state(6)  # open, and no Xen
+        assert "/dev/xen" in vbd.get("error"), vbd.get("error")
+        vbd.close()
+        wait_for("its end", lambda: not d.disks())
+
+
+def a_guest_that_migrates_does_not_wait_for_ever():
+    with host(STAND_IN) as (d, store):
+        d.stop()
+        d.options = ["--start-limit", "1"]
+        d.start()
+        params = "aio:" + d.image("img")
+        here = Vbd(store, params)
+        here.wait_state(2)
+        there = migrating(store, params)
+        there.ring()
+        there.wait_state(6)
+        assert here.name in there.get("error") and "not closed" in there.get("error")
+        assert here.get("state") == "2"
+        there.close()
+        # nor is it let go to another guest
+        store.write({"/local/domain/9/vm": "/vm/of-another"})
+        thief = Vbd(store, params, 9)
+        thief.wait_state(2)
+        assert "in use" in thief.get("hotplug-error"), thief.get("hotplug-error")
+        thief.close()
+        # it is given up while it waits
+        there.create(params)
+        there.wait_state(2)
+        there.ring()
+        there.remove()
+        wait_for("its end", lambda: len(d.disks()) == 1)
+        here.close()
         wait_for("its end", lambda: not d.disks())
 
 

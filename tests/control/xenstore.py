@@ -118,7 +118,7 @@ class Store:
     def __init__(self, folder):
         self.path = os.path.join(folder, "xenstored")
         self.nodes, self.version, self.fired = {}, 0, []
-        self.clients = []
+        self.clients, self.watchers = [], []
         self.lock = threading.RLock()
         self.listener = socket.socket(socket.AF_UNIX)
         self.write({f"{HOST}/domid": 0, f"{HOST}/name": "Domain-0"})
@@ -163,6 +163,8 @@ class Store:
     def fire(self):
         fired, self.fired = self.fired, []
         for path in fired:
+            for look in list(self.watchers):
+                look(path)
             for client in self.clients:
                 for watched, _, token in client.watches:
                     if path == watched or path.startswith(watched + "/"):
@@ -183,6 +185,19 @@ class Store:
             self.change(self, path, None)
             self.fire()
 
+    def watch(self, path, seen):
+        """Each new value of a node goes to the list seen, until what it returns is called."""
+        def look(changed):
+            if changed == path:
+                seen.append(self.read(path))
+        self.watchers.append(look)
+        return lambda: self.watchers.remove(look)
+
+    def watches(self):
+        """How many watches programs have."""
+        with self.lock:
+            return sum(len(client.watches) for client in self.clients)
+
     def read(self, path):
         with self.lock:
             value = self.nodes.get(path)
@@ -192,9 +207,11 @@ class Store:
 class Vbd:
     """A disk of a guest: its two folders, written as xl writes them."""
 
-    def __init__(self, store, params, domid=7, devid=51712, mode="w", kind="vbd3", more=None):
+    def __init__(self, store, params, domid=7, devid=51712, mode="w", kind="vbd3", more=None,
+                 name=None):
         self.store, self.domid, self.devid = store, domid, devid
         self.name = f"vbd-{domid}-{devid}"
+        self.domain = name or f"guest{domid}"
         self.back = f"{HOST}/backend/{kind}/{domid}/{devid}"
         self.front = f"/local/domain/{domid}/device/vbd/{devid}"
         self.create(params, mode, more)
@@ -203,7 +220,7 @@ class Vbd:
         back = {"frontend": self.front, "frontend-id": self.domid, "params": params,
                 "mode": mode, "online": 1} | (more or {}) | {"state": 1}
         front = {"backend": self.back, "backend-id": 0, "state": 1}
-        self.store.write({f"/local/domain/{self.domid}/name": f"guest{self.domid}"} |
+        self.store.write({f"/local/domain/{self.domid}/name": self.domain} |
                          {f"{self.front}/{k}": v for k, v in front.items()} |
                          {f"{self.back}/{k}": v for k, v in back.items()})
 

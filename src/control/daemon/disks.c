@@ -90,6 +90,11 @@ struct td_loop *td_disks_loop(struct td_disks *disks)
 	return disks->loop;
 }
 
+unsigned td_disks_start_limit(const struct td_disks *disks)
+{
+	return disks->start_limit_s;
+}
+
 /* ---- who holds what ------------------------------------------------------------------- */
 
 bool td_tapdisk_serves_as(const struct td_tapdisk *tap, const char *text, bool read_only)
@@ -125,24 +130,49 @@ char *td_disks_holder(const struct td_tapdisk *refused, const char *text)
 	return NULL;
 }
 
+static struct td_tapdisk *find_conflict(struct td_disks *disks, const struct td_claims *claims)
+{
+	LIST_FOR(struct td_tapdisk, other, &disks->all, link)
+		if (&other->claims != claims && td_claims_conflict(claims, &other->claims))
+			return other;
+	return NULL;
+}
+
+struct td_tapdisk *td_disks_in_the_way(struct td_disks *disks, const char *text)
+{
+	struct td_claims claims = { 0 };
+	struct td_tapdisk *other;
+	struct td_spec spec;
+	struct td_why why;
+
+	if (td_spec_parse(text, &spec, &why))
+		return NULL;
+	td_claims_add(&claims, spec.target, -1, !td_spec_flag(&spec, "read-only"),
+		      td_spec_flag(&spec, "shared"));
+	td_spec_free(&spec);
+	other = find_conflict(disks, &claims);
+	td_claims_free(&claims);
+	return other;
+}
+
 int td_tapdisk_claim(struct td_tapdisk *tap, const struct td_spec *spec, bool read_only,
 		     struct td_why *why)
 {
 	int fd = tap->memory ? td_memory_fd(tap->memory) : -1;
+	AUTO_FREE char *holder = NULL;
+	struct td_tapdisk *other;
 
 	tap->read_only = read_only || td_spec_flag(spec, "read-only");
+	if (tap->peeks)
+		return 0;
 	td_claims_add(&tap->claims, spec->target, fd, !tap->read_only,
 		      td_spec_flag(spec, "shared"));
-	LIST_FOR(struct td_tapdisk, other, &tap->disks->all, link) {
-		AUTO_FREE char *holder = NULL;
-
-		if (other == tap || !td_claims_conflict(&tap->claims, &other->claims))
-			continue;
-		holder = holder_words(other);
-		return td_fail(why, -EBUSY, "%s: in use by %s", spec->target,
-			       holder ? holder : "another disk");
-	}
-	return 0;
+	other = find_conflict(tap->disks, &tap->claims);
+	if (!other)
+		return 0;
+	holder = holder_words(other);
+	return td_fail(why, -EBUSY, "%s: in use by %s", spec->target,
+		       holder ? holder : "another disk");
 }
 
 /* ---- names ------------------------------------------------------------------------------- */
@@ -223,6 +253,7 @@ static int tapdisk_prepare(struct td_tapdisk *tap, const struct td_tapdisk_want 
 	if (err)
 		return err;
 	tap->spec = strdup(want->spec);
+	tap->peeks = want->peek;
 	td_tapdisk_set_user(tap, want->user);
 	if (!tap->spec)
 		err = td_fail(why, -ENOMEM, "%s", strerror(ENOMEM));

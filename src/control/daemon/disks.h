@@ -49,6 +49,9 @@ struct td_tapdisk *td_disks_find(struct td_disks *disks, const char *name);
 /* NULL: the first; returns NULL after the last. */
 struct td_tapdisk *td_disks_next(struct td_disks *disks, struct td_tapdisk *tap);
 struct td_loop *td_disks_loop(struct td_disks *disks);
+unsigned td_disks_start_limit(const struct td_disks *disks); /* seconds */
+/* The disk for which spec could not be served, to be written, now; NULL: none here. */
+struct td_tapdisk *td_disks_in_the_way(struct td_disks *disks, const char *spec);
 
 /* ---- one disk -------------------------------------------------------------- */
 
@@ -59,6 +62,9 @@ struct td_tapdisk_want {
 	const char *nbd;     /* also listen here; NULL: no */
 	const char *engine;  /* NULL: the best */
 	bool read_only;
+	/* It only looks: the image is opened for its size, while another disk may write
+	 * it. Claims nothing. */
+	bool peek;
 };
 
 /* err 0: it serves. Else *why says why not and the disk is gone. */
@@ -117,6 +123,7 @@ const char *td_tapdisk_name(const struct td_tapdisk *tap);
 const char *td_tapdisk_spec(const struct td_tapdisk *tap);
 enum td_tapdisk_state td_tapdisk_state(const struct td_tapdisk *tap);
 bool td_tapdisk_read_only(const struct td_tapdisk *tap);
+bool td_tapdisk_peeks(const struct td_tapdisk *tap);
 /* Whether it would be just the same if it were started so. */
 bool td_tapdisk_serves_as(const struct td_tapdisk *tap, const char *spec, bool read_only);
 pid_t td_tapdisk_pid(const struct td_tapdisk *tap);       /* 0: none (dead) */

@@ -47,6 +47,8 @@ static int launch_with(struct td_tapdisk *tap, const struct td_tapdisk_want *wan
 	words[n++] = ready_text;
 	if (want->read_only)
 		words[n++] = (char *)"--read-only";
+	if (want->peek)
+		words[n++] = (char *)"--peek";
 	if (want->nbd) {
 		words[n++] = (char *)"--nbd";
 		words[n++] = (char *)want->nbd;

@@ -175,7 +175,8 @@ void td_tapdisk_serves(struct td_tapdisk *tap, json_t *info)
 	tap->info = json_incref(info);
 	tap->state = TAPDISK_SERVING;
 	td_timer_cancel(&tap->patience);
-	td_claims_add_parents(&tap->claims, info);
+	if (!tap->peeks)
+		td_claims_add_parents(&tap->claims, info);
 }
 
 static void info_answered(void *arg, int err, const char *why, json_t *info)
@@ -414,6 +415,11 @@ enum td_tapdisk_state td_tapdisk_state(const struct td_tapdisk *tap)
 bool td_tapdisk_read_only(const struct td_tapdisk *tap)
 {
 	return tap->read_only;
+}
+
+bool td_tapdisk_peeks(const struct td_tapdisk *tap)
+{
+	return tap->peeks;
 }
 
 pid_t td_tapdisk_pid(const struct td_tapdisk *tap)

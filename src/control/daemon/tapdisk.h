@@ -35,6 +35,7 @@ struct td_tapdisk {
 	enum td_tapdisk_state state;
 	char *name, *spec, *user, *socket;
 	bool read_only;
+	bool peeks;
 	struct td_claims claims;
 	struct td_memory *memory;   /* NULL: no RAM disk */
 	struct td_process *process; /* NULL: dead */

@@ -112,6 +112,7 @@ static bool waiter_told(struct waiter *waiter, struct xenbus_disk *disk)
 	case DISK_NEW:
 	case DISK_STARTING:
 	case DISK_READY:
+	case DISK_OPENING:
 	case DISK_CONNECTING:
 	case DISK_DISCONNECTING:
 	case DISK_CLOSED:

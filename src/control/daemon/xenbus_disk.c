@@ -3,9 +3,10 @@
  * A guest's disk, from its nodes in xenstore to its tapdisk and back:
  *
  *   NEW -> STARTING -> READY -> CONNECTING -> CONNECTED -> DISCONNECTING
- *             |          ^                                  |        |
- *             v          +--------- CLOSED <----------------+        v
- *           FAILED      front end comes back   online         STOPPING -> NEW
+ *             |         ^ ^^                                 |       |
+ *             v         | |+--------- CLOSED <---------------+       v
+ *           FAILED      v |  front end comes back   online       STOPPING -> NEW
+ *                   OPENING of a guest that migrates: xenbus_arrival.c
  *
  * There is one entrance, xenbus_disk_look(): it reads both states and "online"
  * and decides by them and by the phase alone, so that events may come twice, late
@@ -36,22 +37,24 @@ static void set_phase(struct xenbus_disk *disk, enum xenbus_phase phase)
 
 /*
  * The toolstack waits for state 2 before it runs the script that reads
- * hotplug-error: so state 2 it is, and nobody waits for a time-out.
+ * hotplug-error: so state 2 it is, and nobody waits for a time-out. That of another
+ * domain than ours reads nothing, and would take state 2 for success.
  */
 static void disk_failed(struct xenbus_disk *disk, const char *why)
 {
+	bool read = !strncmp(disk->dir, "/local/domain/0/", 16);
 	struct store_node nodes[] = {
 		store_node("hotplug-error", "%s", why),
 		store_node("state", "%d", XENBUS_INIT_WAIT),
 	};
 
 	snprintf(disk->why.text, sizeof(disk->why.text), "%s", why);
-	xenbus_write(disk, nodes, ARRAY_SIZE(nodes));
+	xenbus_write(disk, nodes, read ? ARRAY_SIZE(nodes) : 1);
 	set_phase(disk, DISK_FAILED);
 }
 
-/* What the front end has published is of no use: it is told to close. */
-static void front_refused(struct xenbus_disk *disk, const char *why)
+/* The front end cannot be served as it wishes: it is told to close. */
+static void front_refused(struct xenbus_disk *disk, const char *why, enum xenbus_phase phase)
 {
 	struct store_node nodes[] = {
 		store_node("error", "%s", why),
@@ -60,7 +63,7 @@ static void front_refused(struct xenbus_disk *disk, const char *why)
 
 	td_log_limited(&disk->noise, disk->name, LOG_ERR, "%s", why);
 	xenbus_write(disk, nodes, ARRAY_SIZE(nodes));
-	set_phase(disk, DISK_CLOSED);
+	set_phase(disk, phase);
 }
 
 /* ---- the end --------------------------------------------------------------- */
@@ -89,6 +92,7 @@ static void disk_stopped(void *arg, int err, const char *why)
 
 static void disk_stop(struct xenbus_disk *disk)
 {
+	td_timer_cancel(&disk->again);
 	if (!disk->tap) {
 		disk_over(disk);
 		return;
@@ -100,6 +104,13 @@ static void disk_stop(struct xenbus_disk *disk)
 static bool is_over(const struct xenbus_view *view)
 {
 	return !view->back || !view->front || !view->online;
+}
+
+static void disk_offer(struct xenbus_disk *disk)
+{
+	xenbus_write_offer(disk);
+	set_phase(disk, DISK_READY);
+	xenbus_disk_look(disk);
 }
 
 static void disk_disconnected(void *arg, int err, const char *why, json_t *result)
@@ -115,14 +126,21 @@ static void disk_disconnected(void *arg, int err, const char *why, json_t *resul
 		disk_stop(disk);
 		return;
 	}
+	if (disk->anew) { /* nor does it expect that we close */
+		td_log_limited(&disk->noise, disk->name, LOG_INFO,
+			       "the front end has begun anew");
+		disk_offer(disk);
+		return;
+	}
 	td_log_limited(&disk->noise, disk->name, LOG_INFO, "the front end has disconnected");
 	xenbus_write_state(disk, XENBUS_CLOSED);
 	set_phase(disk, DISK_CLOSED);
 	xenbus_disk_look(disk);
 }
 
-static void disk_disconnect(struct xenbus_disk *disk)
+static void disk_disconnect(struct xenbus_disk *disk, bool anew)
 {
+	disk->anew = anew;
 	set_phase(disk, DISK_DISCONNECTING);
 	td_tapdisk_call(disk->tap, "xen-disconnect", NULL, disk_disconnected, disk);
 }
@@ -135,7 +153,7 @@ static void disk_waited(void *arg, int err, const char *why, json_t *result)
 	if (err || !json_is_true(json_object_get(result, "broken")))
 		return;
 	if (disk->phase == DISK_CONNECTED)
-		disk_disconnect(disk);
+		disk_disconnect(disk, false);
 }
 
 static void disk_died(void *arg, const char *cause)
@@ -153,7 +171,8 @@ static void disk_gone(void *arg)
 	struct xenbus_disk *disk = arg;
 
 	disk->tap = NULL;
-	if (disk->phase == DISK_STARTING || disk->phase == DISK_STOPPING)
+	if (disk->phase == DISK_STARTING || disk->phase == DISK_OPENING ||
+	    disk->phase == DISK_STOPPING)
 		return; /* an answer is on its way */
 	td_log(disk->name, LOG_WARNING, "its tapdisk was taken away; the guest's I/O stalls "
 	       "until it is detached");
@@ -182,6 +201,7 @@ static const struct td_tapdisk_holder disk_holds = {
 
 static void disk_is_connected(struct xenbus_disk *disk)
 {
+	disk->seen = false;
 	set_phase(disk, DISK_CONNECTED);
 	td_tapdisk_await(disk->tap, "xen-wait", NULL, disk_waited, disk);
 	xenbus_disk_look(disk);
@@ -194,7 +214,7 @@ static void disk_connected(void *arg, int err, const char *why, json_t *result)
 	if (disk->phase != DISK_CONNECTING)
 		return; /* its tapdisk died meanwhile */
 	if (err) {
-		front_refused(disk, why);
+		front_refused(disk, why, DISK_CLOSED);
 		xenbus_disk_look(disk);
 		return;
 	}
@@ -210,21 +230,26 @@ static void disk_connect(struct xenbus_disk *disk)
 	json_t *params;
 
 	if (xenbus_read_ring(disk, &params, &why)) {
-		front_refused(disk, why.text);
+		front_refused(disk, why.text, DISK_CLOSED);
 		return;
 	}
 	set_phase(disk, DISK_CONNECTING);
 	td_tapdisk_call(disk->tap, "xen-connect", params, disk_connected, disk);
 }
 
-/* ---- starting ------------------------------------------------------------------- */
-
-static void disk_offer(struct xenbus_disk *disk)
+/* What was looked at is open for writing, and may differ from what was seen. */
+void xenbus_disk_opened(struct xenbus_disk *disk, int err, const char *why)
 {
-	xenbus_write_offer(disk);
-	set_phase(disk, DISK_READY);
+	if (err) {
+		front_refused(disk, why, DISK_FAILED);
+	} else {
+		xenbus_write_features(disk);
+		set_phase(disk, DISK_READY);
+	}
 	xenbus_disk_look(disk);
 }
+
+/* ---- starting ------------------------------------------------------------------- */
 
 static void disk_started(void *arg, struct td_tapdisk *tap, int err, const char *why)
 {
@@ -240,22 +265,24 @@ static void disk_started(void *arg, struct td_tapdisk *tap, int err, const char 
 	}
 }
 
-static int disk_start(struct xenbus_disk *disk, const char *params, bool read_only,
+int xenbus_disk_start(struct xenbus_disk *disk, bool peek, td_tapdisk_started *started,
 		      struct td_why *why)
 {
 	struct vdev_params parsed;
+	bool read_only = false;
 	char user[32];
-	int err = vdev_params_parse(params, &parsed, why);
+	int err = xenbus_read_mode(disk, &read_only, why);
 
+	if (!err)
+		err = xenbus_read_params(disk, &parsed, why);
 	if (err)
 		return err;
 	snprintf(user, sizeof(user), "domain %u", disk->domid);
 	disk->keys = parsed.keys;
-	set_phase(disk, DISK_STARTING);
 	disk->tap = td_tapdisk_start(disk->disks, &(struct td_tapdisk_want){
 		.spec = parsed.spec, .name = disk->name, .user = user,
-		.read_only = read_only,
-	}, disk_started, disk, &err, why);
+		.read_only = read_only, .peek = peek,
+	}, started, disk, &err, why);
 	free(parsed.spec);
 	if (!disk->tap)
 		return err;
@@ -267,20 +294,15 @@ static int disk_start(struct xenbus_disk *disk, const char *params, bool read_on
 
 static int disk_begin(struct xenbus_disk *disk, struct td_why *why)
 {
-	AUTO_FREE char *params = store_read(disk->xs, XBT_NULL, disk->dir, "params");
-	bool read_only = false;
-	int err;
+	int err = xenbus_find_frontend(disk, why);
 
-	if (!params)
-		return td_fail(why, -errno, "%s/params: %s", disk->dir, strerror(errno));
-	err = xenbus_find_frontend(disk, why);
 	if (!err)
 		err = xenbus_watch_frontend(disk, why);
-	if (!err)
-		err = xenbus_read_mode(disk, &read_only, why);
-	if (!err)
-		err = disk_start(disk, params, read_only, why);
-	return err;
+	if (err)
+		return err;
+	disk->offered = false;
+	set_phase(disk, DISK_STARTING);
+	return xenbus_disk_start(disk, xenbus_disk_arrives(disk), disk_started, why);
 }
 
 static void disk_look_anew(struct xenbus_disk *disk)
@@ -317,13 +339,11 @@ static void disk_made_room(void *arg, int err, const char *why)
  * been replaced while no daemon looked. */
 static bool serves_the_nodes(struct xenbus_disk *disk)
 {
-	AUTO_FREE char *params = store_read(disk->xs, XBT_NULL, disk->dir, "params");
 	struct vdev_params parsed;
 	struct td_why why;
 	bool read_only, same;
 
-	if (!params || xenbus_read_mode(disk, &read_only, &why) ||
-	    vdev_params_parse(params, &parsed, &why))
+	if (xenbus_read_mode(disk, &read_only, &why) || xenbus_read_params(disk, &parsed, &why))
 		return true; /* nothing better is known */
 	same = td_tapdisk_serves_as(disk->tap, parsed.spec, read_only);
 	free(parsed.spec);
@@ -354,11 +374,10 @@ static bool disk_must_wait(struct xenbus_disk *disk, const struct xenbus_view *v
 /* What its params node says to us; the spec in it is served already. */
 static void read_keys(struct xenbus_disk *disk)
 {
-	AUTO_FREE char *params = store_read(disk->xs, XBT_NULL, disk->dir, "params");
 	struct vdev_params parsed;
 	struct td_why why;
 
-	if (!params || vdev_params_parse(params, &parsed, &why))
+	if (xenbus_read_params(disk, &parsed, &why))
 		return;
 	disk->keys = parsed.keys;
 	free(parsed.spec);
@@ -376,11 +395,12 @@ static int disk_adopt(struct xenbus_disk *disk, const struct xenbus_view *view, 
 		return err;
 	read_keys(disk);
 	td_log(disk->name, LOG_INFO, "taken over from an earlier daemon");
+	disk->offered = store_exists(disk->xs, disk->dir, "hotplug-status");
 	if (json_is_object(xen)) {
 		if (view->back == XENBUS_INIT_WAIT)
 			xenbus_write_state(disk, XENBUS_CONNECTED);
 		disk_is_connected(disk);
-	} else if (view->back == XENBUS_INITIALISING) {
+	} else if (view->back == XENBUS_INITIALISING || !disk->offered) {
 		disk_offer(disk);
 	} else {
 		set_phase(disk, view->back == XENBUS_CLOSED ? DISK_CLOSED : DISK_READY);
@@ -425,20 +445,28 @@ static void look_new(struct xenbus_disk *disk, const struct xenbus_view *view)
 
 static void look_ready(struct xenbus_disk *disk, const struct xenbus_view *view)
 {
-	if (is_over(view))
+	if (is_over(view)) {
 		disk_stop(disk);
-	else if (view->front == XENBUS_INITIALISED || view->front == XENBUS_CONNECTED)
-		disk_connect(disk);
-	else if (view->front == XENBUS_CLOSED && view->back == XENBUS_CLOSING)
+	} else if (view->front == XENBUS_INITIALISED || view->front == XENBUS_CONNECTED) {
+		if (td_tapdisk_peeks(disk->tap)) {
+			set_phase(disk, DISK_OPENING);
+			xenbus_disk_open(disk);
+		} else {
+			disk_connect(disk);
+		}
+	} else if (view->front == XENBUS_CLOSED && view->back == XENBUS_CLOSING) {
 		disk_stop(disk);
+	}
 }
 
 static void look_connected(struct xenbus_disk *disk, const struct xenbus_view *view)
 {
+	disk->seen |= view->front == XENBUS_CONNECTED;
 	if (!view->back || view->front == XENBUS_MISSING || view->front == XENBUS_CLOSED)
-		disk_disconnect(disk);
-	else if (view->front == XENBUS_INITIALISING) /* begins anew without a word */
-		disk_disconnect(disk);
+		disk_disconnect(disk, false);
+	else if (view->front == XENBUS_INITIALISING ||
+		 (view->front == XENBUS_INITIALISED && disk->seen))
+		disk_disconnect(disk, true); /* it begins anew without a word */
 	else if (view->front == XENBUS_CLOSING && view->back == XENBUS_CONNECTED)
 		xenbus_write_state(disk, XENBUS_CLOSING);
 }
@@ -480,6 +508,7 @@ void xenbus_disk_look(struct xenbus_disk *disk)
 		look_lost(disk, &view);
 		break;
 	case DISK_STARTING:
+	case DISK_OPENING:
 		if (is_over(&view)) /* opening may take long, or for ever */
 			disk_stop(disk);
 		break;
@@ -516,9 +545,9 @@ void xenbus_disk_free(struct xenbus_disk *disk)
 	if (!disk)
 		return;
 	list_del(&disk->link);
+	td_timer_cancel(&disk->again);
 	xenbus_forget_frontend(disk);
-	if (disk->tap) {
+	if (disk->tap)
 		td_tapdisk_forget(disk->tap, disk);
-	}
 	free(disk);
 }

@@ -36,6 +36,7 @@ enum xenbus_phase {
 	DISK_NEW,           /* nothing done yet, or all over */
 	DISK_STARTING,      /* tapdisk opens the image, or makes room for one that will */
 	DISK_READY,         /* offered; the front end may connect */
+	DISK_OPENING,       /* it wants to, and its guest's other disk has to let go first */
 	DISK_CONNECTING,
 	DISK_CONNECTED,
 	DISK_DISCONNECTING,
@@ -55,11 +56,16 @@ struct xenbus_disk {
 	char dir[128];      /* the back end's folder */
 	char *frontend;     /* the front end's, once known */
 	bool watched;       /* its state is */
+	bool offered;       /* what it was offered once is not taken back */
+	bool seen;          /* it has said that it is connected to this ring */
+	bool anew;          /* it has begun anew without closing */
 	struct vdev_keys keys;  /* of its params node */
 	struct td_tapdisk *tap; /* held; NULL: none, or no more */
 	enum xenbus_phase phase;
 	struct td_why why;  /* of a failure */
 	struct td_ratelimit noise; /* of lines that its guest can cause */
+	struct td_timer again; /* OPENING: the next try; and how long it may take */
+	unsigned patience_ms;
 	/* Told of each change of phase, last of DISK_GONE; may be NULL. */
 	void (*changed)(void *arg, struct xenbus_disk *disk);
 	void *changed_arg;
@@ -70,6 +76,18 @@ struct xenbus_disk *xenbus_disk_new(struct xs_handle *xs, struct td_disks *disks
 				    const char *base, uint32_t domid, uint32_t devid);
 /* Forgets it; its tapdisk goes on. */
 void xenbus_disk_free(struct xenbus_disk *disk);
+
+/* Starts the tapdisk that the nodes ask for; peek: one that only looks at its image. */
+int xenbus_disk_start(struct xenbus_disk *disk, bool peek, td_tapdisk_started *started,
+		      struct td_why *why);
+
+/* xenbus_arrival.c: whether its guest comes from elsewhere, where it may still use the
+ * image. */
+bool xenbus_disk_arrives(struct xenbus_disk *disk);
+/* Has the image that was looked at opened for writing, as soon as the guest's other disk
+ * has closed it; then calls xenbus_disk_opened(). */
+void xenbus_disk_open(struct xenbus_disk *disk);
+void xenbus_disk_opened(struct xenbus_disk *disk, int err, const char *why);
 
 /* Looks at both ends' nodes and does what is to be done. Called whenever they
  * may have changed. */

@@ -104,6 +104,15 @@ int xenbus_read_mode(struct xenbus_disk *disk, bool *read_only, struct td_why *w
 	return 0;
 }
 
+int xenbus_read_params(struct xenbus_disk *disk, struct vdev_params *out, struct td_why *why)
+{
+	AUTO_FREE char *params = store_read(disk->xs, XBT_NULL, disk->dir, "params");
+
+	if (!params)
+		return td_fail(why, -errno, "%s/params: %s", disk->dir, strerror(errno));
+	return vdev_params_parse(params, out, why);
+}
+
 static int remove_both(void *arg, xs_transaction_t t)
 {
 	struct xenbus_disk *disk = arg;
@@ -387,8 +396,7 @@ static unsigned info_bits(struct xenbus_disk *disk)
 	       (td_tapdisk_read_only(disk->tap) ? INFO_READ_ONLY : 0);
 }
 
-/* All that the front end may want to know, and state 2, at once. */
-void xenbus_write_offer(struct xenbus_disk *disk)
+void xenbus_write_features(struct xenbus_disk *disk)
 {
 	bool write = !td_tapdisk_read_only(disk->tap);
 	bool discard = write && wants_discard(disk);
@@ -404,18 +412,29 @@ void xenbus_write_offer(struct xenbus_disk *disk)
 		store_node("max-ring-page-order", "%u", disk->keys.ring_order),
 		store_node("max-ring-pages", "%u", 1u << disk->keys.ring_order),
 		store_node("multi-queue-max-queues", "%" PRIu64, max_rings(disk)),
-		/* In units of 512 bytes whatever sector-size says. */
-		store_node("sectors", "%" PRIu64, whole_size(disk) / 512),
 		store_node("sector-size", "%" PRIu64, sector_size(disk)),
 		store_node("physical-sector-size", "%" PRIu64, physical_size(disk)),
 		store_node("info", "%u", info_bits(disk)),
+		/* In units of 512 bytes whatever sector-size says. */
+		store_node("sectors", "%" PRIu64, whole_size(disk) / 512),
 		store_node("hotplug-status", "connected"),
-		store_node("state", "%d", XENBUS_INIT_WAIT),
 	};
 
 	xenbus_write(disk, nodes, ARRAY_SIZE(nodes));
+	disk->offered = true;
 }
 
+void xenbus_write_offer(struct xenbus_disk *disk)
+{
+	struct store_node nodes[] = {
+		store_node("sectors", "%" PRIu64, whole_size(disk) / 512),
+		store_node("state", "%d", XENBUS_INIT_WAIT),
+	};
+
+	if (!disk->offered)
+		xenbus_write_features(disk);
+	xenbus_write(disk, nodes, ARRAY_SIZE(nodes));
+}
 
 void xenbus_write_size(struct xenbus_disk *disk, enum xenbus_state state)
 {
