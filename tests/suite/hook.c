@@ -89,8 +89,10 @@ static void hook_end(struct td_file_hook *base, uint64_t id, int err)
 
 	pthread_mutex_lock(&hook->lock);
 	hook->clock++;
-	if (!err && (id & 3) == MARK_WRITE)
+	if (!err && (id & 3) == MARK_WRITE) {
 		file->written = hook->clock;
+		file->first = file->first ? file->first : hook->clock;
+	}
 	if (!err && (id & 3) == MARK_SYNC && begun > file->synced)
 		file->synced = begun;
 	pthread_mutex_unlock(&hook->lock);
@@ -190,6 +192,27 @@ unsigned hook_unsynced(struct hook *hook)
 	pthread_mutex_lock(&hook->lock);
 	for (unsigned i = 0; i < HOOK_FILES; i++)
 		files += hook->file[i].written > hook->file[i].synced;
+	pthread_mutex_unlock(&hook->lock);
+	return files;
+}
+
+void hook_mark(struct hook *hook)
+{
+	pthread_mutex_lock(&hook->lock);
+	for (unsigned i = 0; i < HOOK_FILES; i++) {
+		hook->file[i].before = hook->file[i].written;
+		hook->file[i].first = 0;
+	}
+	pthread_mutex_unlock(&hook->lock);
+}
+
+unsigned hook_unsynced_entries(struct hook *hook)
+{
+	unsigned files = 0;
+
+	pthread_mutex_lock(&hook->lock);
+	for (unsigned i = 0; i < HOOK_FILES; i++)
+		files += max_u64(hook->file[i].before, hook->file[i].first) > hook->file[i].synced;
 	pthread_mutex_unlock(&hook->lock);
 	return files;
 }

@@ -6,7 +6,9 @@
  *  - holds operations back, before they are issued and again before they are
  *    told to have ended, and lets them go in random order: a driver that takes
  *    one order for granted meets another one;
- *  - knows which writes have not been synced yet.
+ *  - knows which writes have not been synced yet. With a log that is less easy: when the
+ *    entry of a flush is durable its pages go to their places, which the flush does not
+ *    wait for. Who hears of its end on another queue finds some of these done.
  */
 #ifndef SUITE_HOOK_H
 #define SUITE_HOOK_H
@@ -25,6 +27,8 @@ struct hook_file {
 	struct td_file *file;
 	uint64_t written; /* clock at the end of the last plain write */
 	uint64_t synced;  /* clock at the begin of the last sync that ended */
+	uint64_t before;  /* as written was at the mark */
+	uint64_t first;   /* clock at the end of the first one after it; 0: none */
 };
 
 struct hook {
@@ -60,6 +64,10 @@ bool hook_holds(struct hook *hook);
 void hook_calm(struct hook *hook);
 /* Writes that ended without a sync or FUA after them, in how many files? */
 unsigned hook_unsynced(struct hook *hook);
+/* Likewise, but of the writes after the mark only the first counts: a flush that is sent
+ * after the mark writes its log's entry first. */
+void hook_mark(struct hook *hook);
+unsigned hook_unsynced_entries(struct hook *hook);
 const char *hook_event_name(enum td_file_event event);
 
 #endif
