@@ -5,7 +5,8 @@
  * Before it is written an image is put in order: what lies behind everything that is
  * used is nobody's (a killed writer's room) and is cut off; an image over a parent gets
  * the bitmaps that it lacks, so that a new block never needs a new bitmap: both would
- * have to appear at once.
+ * have to appear at once. Blocks of the file that nobody has are remembered: they were
+ * freed in an earlier session, and the first change gives them to space.
  *
  * Check asks in addition whether two things have the same place.
  */
@@ -17,6 +18,7 @@
 #include "base/guard.h"
 
 #define CHUNK (64 * KiB)
+#define FREED_MAX 512 /* runs; more than that stays as it is */
 
 struct walk {
 	struct vhdx *vhdx;
@@ -77,6 +79,43 @@ static bool lies_well(const struct walk *walk, bool bitmap, uint64_t entry)
 	       !vhdx_hits_tables(&walk->vhdx->layout, at, len);
 }
 
+/* ---- which places are used --------------------------------------------------------- */
+
+static bool is_used(const struct walk *walk, uint64_t at)
+{
+	return walk->used[at / MiB / 8] >> at / MiB % 8 & 1;
+}
+
+/* False: some of it is used already. */
+static bool take_places(struct walk *walk, uint64_t at, uint64_t len)
+{
+	bool taken = false;
+
+	for (uint64_t i = at / MiB; i < (at + len) / MiB; i++) {
+		taken |= walk->used[i / 8] >> i % 8 & 1;
+		walk->used[i / 8] |= 1u << i % 8;
+	}
+	return !taken;
+}
+
+/* Places of whole blocks that nobody has, before what is used ends. */
+static int find_freed(struct walk *walk)
+{
+	struct vhdx *vhdx = walk->vhdx;
+	uint64_t block = vhdx_block(&vhdx->layout), at = vhdx->layout.tables_end, begin;
+
+	vhdx->freed = calloc(FREED_MAX, sizeof(*vhdx->freed));
+	while (vhdx->freed && at + block <= walk->end && vhdx->freed_count < FREED_MAX) {
+		for (begin = at; at < walk->end && !is_used(walk, at);)
+			at += MiB;
+		if (at - begin >= block)
+			vhdx->freed[vhdx->freed_count++] =
+				(struct vhdx_span){ begin, round_down(at - begin, block) };
+		at += MiB;
+	}
+	return vhdx->freed ? 0 : -ENOMEM;
+}
+
 /* ---- prepare ---------------------------------------------------------------------- */
 
 static int prepare_entry(struct walk *walk, bool bitmap, uint64_t n, uint64_t entry)
@@ -93,6 +132,7 @@ static int prepare_entry(struct walk *walk, bool bitmap, uint64_t n, uint64_t en
 		return -EINVAL;
 	}
 	walk->end = max_u64(walk->end, vhdx_place(entry) + len_of(walk, bitmap));
+	take_places(walk, vhdx_place(entry), len_of(walk, bitmap));
 	return 0;
 }
 
@@ -145,12 +185,16 @@ int vhdx_prepare(struct vhdx *vhdx, uint64_t *end, struct td_why *why)
 	int err;
 
 	why->text[0] = 0;
-	err = for_entries(&walk, prepare_entry);
+	walk.used = calloc(1, walk.limit / MiB / 8 + 1);
+	err = walk.used ? for_entries(&walk, prepare_entry) : -ENOMEM;
+	if (!err && !vhdx->layout.fixed && td_file_can_discard(vhdx->file))
+		err = find_freed(&walk);
 	if (!err && td_file_size(vhdx->file) > walk.end)
 		err = td_file_truncate(vhdx->file, walk.end);
 	if (!err && walk.missing)
 		err = make_bitmaps(vhdx, &walk.end, walk.missing);
 	*end = round_up(walk.end, VHDX_ALIGN);
+	free(walk.used);
 	if (err && !why->text[0])
 		td_fail(why, err, "%s: cannot put it in order: %s", td_file_path(vhdx->file),
 			strerror(-err));
@@ -180,17 +224,6 @@ int vhdx_log_spares_data(struct vhdx *vhdx, struct td_why *why)
 }
 
 /* ---- check ------------------------------------------------------------------------ */
-
-static bool take_places(struct walk *walk, uint64_t at, uint64_t len)
-{
-	bool taken = false;
-
-	for (uint64_t i = at / MiB; i < (at + len) / MiB; i++) {
-		taken |= walk->used[i / 8] >> i % 8 & 1;
-		walk->used[i / 8] |= 1u << i % 8;
-	}
-	return !taken;
-}
 
 static bool state_is_known(const struct walk *walk, bool bitmap, uint64_t entry)
 {
@@ -248,7 +281,7 @@ int vhdx_check(struct td_image *img, struct td_check *check, struct td_why *why)
 	walk.used = calloc(1, walk.limit / MiB / 8 + 1);
 	err = walk.used ? for_entries(&walk, check_entry) : -ENOMEM;
 	for (uint64_t i = layout->tables_end / MiB; !err && i < walk.limit / MiB; i++)
-		check->leaks += !(walk.used[i / 8] >> i % 8 & 1);
+		check->leaks += !is_used(&walk, i * MiB);
 	check->total = layout->blocks;
 	free(walk.used);
 	return err ? td_fail(why, err, "%s: cannot be checked: %s", td_file_path(vhdx->file),

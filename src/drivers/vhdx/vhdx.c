@@ -44,11 +44,30 @@ static void patch(struct td_image *img, void *buf, size_t len, uint64_t at)
 
 /* ---- the first change ------------------------------------------------------------ */
 
+/* What earlier sessions have freed may hold anything. It is nobody's for certain now: the
+ * tables as they were found are durable. */
+static void freed_zero(struct vhdx *vhdx)
+{
+	for (unsigned i = 0; i < vhdx->freed_count; i++)
+		if (td_file_zero(vhdx->file, vhdx->freed[i].at, vhdx->freed[i].len))
+			vhdx->freed_count = i; /* room there is without the others */
+}
+
+static void freed_give(struct vhdx *vhdx)
+{
+	for (unsigned i = 0; i < vhdx->freed_count; i++)
+		td_space_give(vhdx->space, vhdx->freed[i].at, vhdx->freed[i].len);
+	vhdx->freed_count = 0;
+}
+
 static int mark_run(struct td_work *work)
 {
 	struct vhdx *vhdx = container_of(work, struct vhdx, work);
+	int err = vhdx_log_open(vhdx->log, &vhdx->layout, true);
 
-	return vhdx_log_open(vhdx->log, &vhdx->layout, true);
+	if (!err)
+		freed_zero(vhdx);
+	return err;
 }
 
 /* From now on survivor memory has the header that says that the log is empty. */
@@ -72,8 +91,10 @@ static void mark_done(struct td_work *work, int err)
 
 	vhdx->waiting = (struct td_parks){ 0 };
 	vhdx->marking = false;
-	if (!err)
+	if (!err) {
 		is_marked(vhdx);
+		freed_give(vhdx);
+	}
 	td_parks_go(&waiting, err);
 }
 
@@ -194,6 +215,9 @@ void vhdx_close_map(struct vhdx *vhdx)
 	td_cache_free(vhdx->cache);
 	td_space_free(vhdx->space);
 	vhdx_log_free(vhdx->log);
+	free(vhdx->freed);
+	vhdx->freed = NULL;
+	vhdx->freed_count = 0;
 	vhdx->map = NULL;
 	vhdx->cache = NULL;
 	vhdx->space = NULL;

@@ -40,6 +40,8 @@ struct vhdx {
 	struct td_space *space;
 	struct td_map *map;
 	char *parent;           /* as it was found; NULL: none */
+	struct vhdx_span *freed; /* whole blocks of the file that nobody has, in runs */
+	unsigned freed_count;
 
 	/* the first change: the headers must say so before */
 	bool marked, marking;
@@ -58,8 +60,8 @@ int vhdx_parent_name(const struct td_create *make, uint8_t locator[VHDX_LOCATOR_
 		     uint32_t *len, struct td_why *why);
 
 /* scan.c */
-/* What a writer must know of the file, and put right, before anything else. *end: where
- * room begins. Blocks. */
+/* What a writer must know of the file, and put right, before anything else: vhdx->freed,
+ * and *end: where room begins. Blocks. */
 int vhdx_prepare(struct vhdx *vhdx, uint64_t *end, struct td_why *why);
 /* Refuses an image that is read with a log that is not replayed, if that changes data. */
 int vhdx_log_spares_data(struct vhdx *vhdx, struct td_why *why);
