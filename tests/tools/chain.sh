@@ -162,4 +162,49 @@ snapshot() {
 	refuses 'raw has no snapshots' "$img" snapshot -l raw:model
 }
 
+# over-a-larger-one: what the base has past the end of the image is never seen, however
+# large that becomes
+grown() { # FORMAT SIZE OPTIONS
+	rm -f a a-s*
+	must "$img" create -q -f "$1" -o "$3" -b base.raw -F raw a "$2"
+	head -c "$(bytes "$2")" base.raw >model
+	must "$img" compare -q -f "$1" -F raw a model
+	for size in 4100K 9M; do
+		must "$img" resize -q -f "$1" a $size
+		truncate -s $size model
+		must "$img" compare -q -f "$1" -F raw a model
+		"$img" check -q -f "$1" a || [ $? = 3 ] || fail "$1 $3: damaged at $size"
+	done
+	must "$img" convert -q -n -f raw -O "$1" model a
+	must "$img" compare -q -f "$1" -F raw a model
+}
+
+over-a-larger-one() {
+	local kind
+	noise 8M >base.raw
+	for kind in 'qcow2 cluster_size=4K' 'qcow2 cluster_size=64K' 'qcow2 extended_l2=on' \
+		'vmdk zeroed_grain=on' 'vmdk zeroed_grain=on,subformat=twoGbMaxExtentSparse' \
+		'vhdx cluster_size=2M'; do
+		# shellcheck disable=SC2086 # two words
+		set -- $kind
+		grown "$1" 3001K "$2"
+	done
+	grown qcow2 3M cluster_size=64K
+	grown vmdk 3M zeroed_grain=on
+	# in a cluster that a snapshot has too
+	must "$img" create -q -f qcow2 -o extended_l2=on -b base.raw -F raw s 3001K
+	must qemu-io -f qcow2 -c 'write -P 5 2999K 2K' s
+	must "$img" snapshot -q -c one -f qcow2 s
+	must "$img" resize -q -f qcow2 s 5M
+	{ head -c 2999K base.raw; head -c 2K /dev/zero | tr '\0' '\5'; } >model
+	truncate -s 5M model
+	equal qcow2 s model
+	must qemu-img create -q -f qcow2 -o compat=0.10 -b base.raw -F raw b 3M
+	refuses 'b: its backing file is larger.*version 2' "$img" resize -f qcow2 b 4M
+	must "$img" create -q -f vmdk -b base.raw -F raw c 3M
+	refuses 'c: its parent is larger.*zeroed_grain' "$img" resize -f vmdk c 4M
+	must "$img" create -q -f vhd -b base.raw -F raw d 3M
+	refuses 'd: its parent is larger' "$img" resize -f vhd d 4M
+}
+
 "$1"

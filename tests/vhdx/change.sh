@@ -44,7 +44,17 @@ hidden() {
 	must qemu-io -f vhdx -c 'write -P 7 0 4M' a
 	edit a value size $((1048576 + 512))
 	hides a
-	parent_is_larger
+	# what the parent has past the end
+	rm -f a got
+	truncate -s 8M base.raw
+	must "$TAP_IMG" create -q -f vhdx base 8M
+	must "$TAP_IMG" create -q -f vhdx -b base -F vhdx a 4M
+	must qemu-io -f raw -c 'write -P 7 0 8M' base.raw
+	must "$TAP_IMG" convert -q -n -f raw -O vhdx base.raw base
+	must "$TAP_IMG" rebase -q --unsafe -f vhdx -b base -F vhdx a
+	must "$TAP_IMG" resize -q -f vhdx a 6M
+	must "$TAP_IMG" convert -q -f vhdx -O raw a got
+	must cmp got <(head -c 4M base.raw; head -c 2M /dev/zero)
 }
 
 parents() {

@@ -45,11 +45,62 @@ sizes() {
 	grow a.vmdk model 9G
 	sound a.vmdk model
 	clean
-	must qemu-img create -q -f vmdk -o subformat=twoGbMaxExtentSparse b.vmdk 3G
-	refuses 'only images of one extent' "$TAP_IMG" resize -q -f vmdk b.vmdk 4G
 	must "$TAP_IMG" create -q -f vmdk base.vmdk 8M
 	must "$TAP_IMG" create -q -f vmdk -b base.vmdk -F vmdk c.vmdk 4M
-	refuses 'c.vmdk: its parent is larger' "$TAP_IMG" resize -q -f vmdk c.vmdk 6M
+	refuses 'c.vmdk: its parent is larger.*zeroed_grain' "$TAP_IMG" resize -q -f vmdk c.vmdk 6M
+}
+
+touched() { # IMAGE AT...: a write there, read by both
+	local at
+	for at in "${@:2}"; do
+		must qemu-io -f vmdk -c "write -P 7 $at 100K" "$1"
+		rm -f got
+		must "$TAP_IMG" dd -f vmdk -O raw if="$1" of=got bs=4K count=25 skip=$(($(numfmt \
+			--from=iec "$at") / 4096))
+		must cmp got <(head -c 100K /dev/zero | tr '\0' '\7')
+	done
+}
+
+# The last extent becomes longer, up to 2047 MiB; then others follow.
+split() {
+	local kind
+	for kind in twoGbMaxExtentSparse twoGbMaxExtentFlat; do
+		clean
+		no_check=1
+		model 2001K
+		must "$TAP_IMG" create -q -f vmdk -o subformat=$kind a.vmdk 2001K
+		writes a.vmdk model seed="$seed" ops=100
+		grow a.vmdk model 7M
+		writes a.vmdk model seed="$seed" ops=100
+		grow a.vmdk model 3G
+		[ "$(grep -c '^RW ' a.vmdk)" = 2 ] || fail "$(cat a.vmdk)"
+		theirs a.vmdk model "$seed"
+		grow a.vmdk model 5G
+		[ "$(grep -c '^RW 4192256 ' a.vmdk)" = 2 ] || fail "$(cat a.vmdk)"
+		touched a.vmdk 1M 2046M 4093M
+		must "$QCOW_CHECK" vmdk:a.vmdk
+	done
+	# so many that their names take more than a sector, and the descriptor another file
+	must "$TAP_IMG" create -q -f vmdk -o subformat=twoGbMaxExtentSparse b.vmdk 3G
+	chmod 640 b.vmdk
+	must "$TAP_IMG" resize -q -f vmdk b.vmdk 60G
+	[ "$(grep -c '^RW ' b.vmdk)" = 31 ] && [ "$(stat -c %a b.vmdk)" = 640 ] || fail "$(cat b.vmdk)"
+	[ ! -e b.vmdk.new ] || fail "b.vmdk.new was left"
+	must qemu-img info -f vmdk b.vmdk
+	grep -q 'virtual size: 60 GiB' out.txt || fail "$(cat out.txt)"
+	touched b.vmdk 5M 2999M 59G
+	# of QEMU's make, and what is in the way
+	clean
+	must qemu-img create -q -f vmdk -o subformat=twoGbMaxExtentSparse c.vmdk 3G
+	touched c.vmdk 2500M
+	echo mine >c-s003.vmdk
+	sum=$(sha256sum <c.vmdk)
+	refuses 'c-s003.vmdk' "$TAP_IMG" resize -q -f vmdk c.vmdk 5G
+	[ "$(cat c-s003.vmdk)" = mine ] && [ "$(sha256sum <c.vmdk)" = "$sum" ] || fail "something changed"
+	rm c-s003.vmdk
+	must "$TAP_IMG" resize -q -f vmdk c.vmdk 7G
+	touched c.vmdk 2500M 6900M
+	must "$QCOW_CHECK" vmdk:c.vmdk
 }
 
 # What lies past the end of the disk is not seen when that moves.

@@ -213,16 +213,40 @@ static int zero_tail(struct qcow2 *q, uint64_t from, uint64_t to)
 			err = zeroes_write(q, spot.at, n);
 		else if (spot.kind == TD_SPOT_SHARED || spot.kind == TD_SPOT_PACKED)
 			return tail_copy(q, from, to);
-		else if (spot.kind == TD_SPOT_HOLE && q->img->below && q->img->below->size > pos)
-			return -ENOTSUP;
 	}
 	return err;
 }
 
-static int grow_tables(struct qcow2 *q, uint64_t size)
+/* Subclusters of the last cluster, which has a place, that are the backing file's. */
+static int hide_tail(struct qcow2 *q, uint64_t from, uint64_t to)
+{
+	struct td_park nobody = { 0 };
+	int err = 0;
+
+	for (uint64_t pos = from, n; pos < to && !err; pos += n) {
+		struct td_spot spot;
+
+		err = qcow2_find(q->img, &nobody, pos, to - pos, &spot);
+		n = err ? 0 : min_u64(spot.len, to - pos);
+		if (err || spot.kind != TD_SPOT_HOLE)
+			continue;
+		if (!spot.placed)
+			return -ENOTSUP;
+		err = zeroes_write(q, spot.at, n);
+		td_cache_data(q->cache);
+		if (!err)
+			err = ready_now(q, pos, &n);
+		if (!err)
+			err = qcow2_set(q->img, pos, n, spot.at);
+	}
+	return err;
+}
+
+/* The header names tables for the larger of both, and says size. */
+static int grow_tables(struct qcow2 *q, uint64_t size, uint64_t tables_for)
 {
 	struct qcow2_layout *layout = &q->layout;
-	uint64_t count = ((size - 1) >> qcow2_span_bits(layout)) + 1, at = layout->l1_at;
+	uint64_t count = ((tables_for - 1) >> qcow2_span_bits(layout)) + 1, at = layout->l1_at;
 	uint64_t old_at = at, old_count = layout->l1_count;
 	struct { be64 size; be32 encryption, l1_count; be64 l1_at; } head;
 	int err = 0;
@@ -263,23 +287,37 @@ static int resize(struct qcow2 *q, uint64_t size)
 	uint64_t below = q->img->below ? q->img->below->size : 0;
 	int err = 0;
 
-	if (size > old && below > old && q->layout.version < 3)
-		return -ENOTSUP; /* it would show, and there are no clusters of zeroes */
 	if (from < whole)
 		err = zero_tail(q, from, whole);
+	if (!err && from < whole && size > old && below > old)
+		err = hide_tail(q, from, whole);
 	if (!err && size < old) { /* L1 stays as long as it is */
-		err = grow_tables(q, size);
+		err = grow_tables(q, size, size);
 		if (!err)
 			err = forget_range(q, whole, round_up(old, cluster), false);
 		return err ? err : raw_resize(q, size);
 	}
 	if (!err)
 		err = raw_resize(q, size);
-	if (!err)
-		err = grow_tables(q, size);
-	if (!err && below > whole)
-		err = forget_range(q, whole, round_up(min_u64(below, size), cluster), true);
-	return err;
+	if (!err && below > whole) { /* hidden before it could be seen */
+		err = grow_tables(q, old, size);
+		if (!err)
+			err = forget_range(q, whole, round_up(min_u64(below, size), cluster), true);
+	}
+	return err ? err : grow_tables(q, size, size);
+}
+
+/* Nothing from below, behind the end of the disk, would come to be seen in its last
+ * cluster. */
+static bool holds_end(struct qcow2 *q, uint64_t size)
+{
+	const struct td_image *below = q->img->below;
+	struct td_park nobody = { 0 };
+	uint64_t end = q->layout.size;
+	struct td_spot spot;
+
+	return size <= end || !below || below->size <= end || end % qcow2_cluster(&q->layout) == 0 ||
+	       (!qcow2_find(q->img, &nobody, end - 512, 512, &spot) && spot.kind != TD_SPOT_HOLE);
 }
 
 int qcow2_resize(struct td_image *img, uint64_t size, struct td_why *why)
@@ -297,7 +335,16 @@ int qcow2_resize(struct td_image *img, uint64_t size, struct td_why *why)
 	if (img->encrypted && !q->crypt)
 		return td_fail(why, -ENOKEY, "%s: is encrypted: its size changes only with its key",
 			       path);
+	if (size > img->size && img->below && img->below->size > img->size && q->layout.version < 3)
+		return td_fail(why, -ENOTSUP, "%s: its backing file is larger than it is, and more of "
+			       "that would be seen: version 2 has no clusters of zeroes to hide it", path);
 	td_cache_block(q->cache, true);
+	err = holds_end(q, size) ? 0 : td_fail(why, -ENOTSUP, "%s: its backing file is larger than it "
+		"is, and its last cluster is the backing file's: write to that first", path);
+	if (err) {
+		td_cache_block(q->cache, false);
+		return err;
+	}
 	err = qcow2_bitmaps_take_all(q);
 	if (!err)
 		err = resize(q, size);

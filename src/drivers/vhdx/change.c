@@ -149,6 +149,11 @@ static uint64_t becomes_absent(uint64_t entry)
 	return VHDX_ABSENT;
 }
 
+static uint64_t becomes_zeroes(uint64_t entry)
+{
+	return VHDX_ZERO;
+}
+
 static uint64_t becomes_whole(uint64_t entry)
 {
 	return vhdx_state(entry) == VHDX_PARTIAL ? vhdx_place(entry) | VHDX_PRESENT : entry;
@@ -171,6 +176,51 @@ static uint64_t entries_for(const struct vhdx_layout *layout, uint64_t size, boo
 	return next.entries;
 }
 
+/* Whether the parent has something where the disk has its end. */
+static bool parent_goes_on(const struct vhdx *vhdx)
+{
+	const struct td_image *below = vhdx->img->below;
+
+	return below && below->size > vhdx->layout.size;
+}
+
+/* Sectors of the last block that are the parent's become zeroes of its own. */
+static int hide_spot(struct vhdx *vhdx, uint64_t from, const struct td_spot *spot)
+{
+	AUTO_FREE char *zeroes = spot->placed ? calloc(1, spot->len) : NULL;
+	struct td_park nobody = { 0 };
+	uint64_t len = spot->len, at;
+	int err = td_cache_room(vhdx->cache, &nobody);
+
+	if (!err)
+		err = vhdx_ops.ready(vhdx->img, &nobody, from, &len);
+	if (!err && !spot->placed) /* in room that reads as zeroes */
+		err = vhdx_ops.place(vhdx->img, &nobody, from, &len, &at);
+	else if (!err)
+		err = zeroes ? td_file_write(vhdx->file, zeroes, spot->len, spot->at) : -ENOMEM;
+	td_cache_data(vhdx->cache);
+	return err ? err : vhdx_ops.set(vhdx->img, from, spot->len, spot->at);
+}
+
+static int hide_parent(struct vhdx *vhdx, uint64_t from, uint64_t to)
+{
+	struct td_park nobody = { 0 };
+	int err = 0;
+
+	while (from < to && !err) {
+		struct td_spot spot;
+
+		err = vhdx_ops.find(vhdx->img, &nobody, from, to - from, &spot);
+		if (err)
+			break;
+		spot.len = min_u64(spot.len, to - from);
+		if (spot.kind == TD_SPOT_HOLE)
+			err = hide_spot(vhdx, from, &spot);
+		from += spot.len;
+	}
+	return err;
+}
+
 /* What lies past the end of the disk is zeroes: the rest of the last block, and entries. */
 static int zero_hidden(struct vhdx *vhdx, uint64_t size)
 {
@@ -181,9 +231,12 @@ static int zero_hidden(struct vhdx *vhdx, uint64_t size)
 
 	if (end > layout->size)
 		err = td_map_zero(vhdx->map, layout->size, end);
-	blocks = min_u64(blocks, room - (room >> layout->ratio_bits) - 1);
+	if (!err && parent_goes_on(vhdx))
+		err = hide_parent(vhdx, layout->size, end);
+	blocks = min_u64(blocks, room - room / ((1ull << layout->ratio_bits) + 1));
 	if (!err)
-		err = for_blocks(vhdx, layout->blocks, blocks, becomes_absent);
+		err = for_blocks(vhdx, layout->blocks, blocks,
+				 parent_goes_on(vhdx) ? becomes_zeroes : becomes_absent);
 	return err ? err : td_cache_sync(vhdx->cache);
 }
 
@@ -203,6 +256,23 @@ static int add_blocks(struct vhdx *vhdx, uint64_t size)
 		err = td_file_write(vhdx->file, &entry, sizeof(entry), vhdx_entry_at(layout, block));
 	}
 	return err ? err : td_file_sync(vhdx->file);
+}
+
+/* Entries from number on, of blocks that are zeroes whatever the parent has. Those of
+ * bitmaps are not there yet. */
+static int zero_entries(struct vhdx *vhdx, uint64_t to, uint64_t number, uint64_t end)
+{
+	uint64_t group = (1ull << vhdx->layout.ratio_bits) + 1;
+	AUTO_FREE le64 *buf = malloc(CHUNK);
+	int err = buf ? 0 : -ENOMEM;
+
+	for (uint64_t n; number < end && !err; number += n) {
+		n = min_u64(end - number, CHUNK / 8);
+		for (uint64_t i = 0; i < n; i++)
+			buf[i] = to_le64((number + i) % group == group - 1 ? VHDX_ABSENT : VHDX_ZERO);
+		err = td_file_write(vhdx->file, buf, n * 8, to + number * 8);
+	}
+	return err;
 }
 
 static int copy_table(struct vhdx *vhdx, uint64_t to)
@@ -253,6 +323,8 @@ static int move_table(struct vhdx *vhdx, uint64_t entries)
 	uint64_t len = round_up(entries * 8, VHDX_ALIGN);
 	int err = td_file_truncate(vhdx->file, at + len);
 
+	if (!err && parent_goes_on(vhdx))
+		err = zero_entries(vhdx, at, vhdx->layout.entries, len / 8);
 	if (!err)
 		err = copy_table(vhdx, at);
 	if (!err)
@@ -306,9 +378,6 @@ int vhdx_resize(struct td_image *img, uint64_t size, struct td_why *why)
 	if (size % sector || size > VHDX_SIZE_MAX)
 		return td_fail(why, -EINVAL, "%s: a disk of %llu bytes; this VHDX has a multiple of %u "
 			       "up to 64 TiB", path, (unsigned long long)size, sector);
-	if (img->below && img->below->size > layout->size)
-		return td_fail(why, -ENOTSUP, "%s: its parent is larger than it is, and more of that "
-			       "would be seen", path);
 	why->text[0] = 0;
 	err = grow(vhdx, size, why);
 	if (err && !why->text[0])

@@ -21,7 +21,6 @@
 #include "drivers/vmdk/vmdk.h"
 
 #define GRAIN (64 * KiB)
-#define SPLIT (4192256 * VMDK_SECTOR) /* 2047 MiB */
 #define TEXT_AT (VMDK_TEXT_AT / VMDK_SECTOR)
 #define TEXT_LEN (VMDK_TEXT_LEN / VMDK_SECTOR)
 #define TABLE 4ull
@@ -50,6 +49,7 @@ struct plan {
 	const char *name;       /* that the image will have */
 	uint64_t size, grain;
 	bool zeroes;
+	bool zeroed;            /* ... and all grains are such */
 	uint32_t cid, parent_cid;
 	unsigned made;          /* extents of their own */
 	char text[TEXT_LEN * VMDK_SECTOR * 4]; /* of several extents: longer */
@@ -89,7 +89,7 @@ static int plan_numbers(struct plan *plan, struct td_why *why)
 		return td_fail(why, -EINVAL, "%s: a grain of %llu bytes is not a power of 2 from "
 			       "4K to 1M", make->path, (unsigned long long)plan->grain);
 	/* some room for tables: of the disk's size, two times 4 bytes a grain */
-	max = plan->sub->split ? VMDK_EXTENTS_MAX * SPLIT :
+	max = plan->sub->split ? VMDK_EXTENTS_MAX * VMDK_SPLIT :
 	      plan->sub->type == VMDK_FLAT ? INT64_MAX / 4 :
 	      (VMDK_FILE_MAX - 64 * MiB) / (plan->grain + 16) * plan->grain;
 	if (size > max)
@@ -253,6 +253,10 @@ static int sparse_fill(struct td_file *file, const struct plan *plan, uint64_t s
 		err = write_entries(file, s.rgd, s.rtables, TABLE, s.tables);
 	if (!err)
 		err = write_entries(file, s.gd, s.gtables, TABLE, s.tables);
+	if (!err && plan->zeroed)
+		err = write_entries(file, s.rtables, 1, 0, s.tables * VMDK_ENTRIES);
+	if (!err && plan->zeroed)
+		err = write_entries(file, s.gtables, 1, 0, s.tables * VMDK_ENTRIES);
 	if (!err && plan->make->reserve)
 		err = write_entries(file, s.rtables, s.overhead, step, grains);
 	if (!err && plan->make->reserve)
@@ -312,6 +316,26 @@ static int file_make(const struct plan *plan, const char *path, uint64_t size, s
 	return td_file_make(plan->make->files, path, fill, &part, why);
 }
 
+int vmdk_extent_make(struct vmdk *v, const struct vmdk_extent *like, const char *path,
+		     uint64_t size, bool zeroed, struct td_why *why)
+{
+	struct td_create make = { .path = path, .files = v->img->files };
+	struct subformat sub = { .type = like->type };
+	struct plan *plan = calloc(1, sizeof(*plan));
+	int err;
+
+	if (!plan)
+		return td_fail(why, -ENOMEM, "%s: no memory", path);
+	plan->make = &make;
+	plan->sub = &sub;
+	plan->grain = like->layout.grain;
+	plan->zeroes = like->layout.zeroes;
+	plan->zeroed = zeroed;
+	err = file_make(plan, path, size, why);
+	free(plan);
+	return err;
+}
+
 /* The name of extent i: "disk.vmdk" has "disk-flat.vmdk", or "disk-s001.vmdk" ... */
 static char *extent_name(const struct plan *plan, unsigned i)
 {
@@ -331,12 +355,12 @@ static uint64_t extent_size(const struct plan *plan, unsigned i)
 {
 	if (!plan->sub->split)
 		return plan->size;
-	return min_u64(plan->size - i * SPLIT, SPLIT);
+	return min_u64(plan->size - i * VMDK_SPLIT, VMDK_SPLIT);
 }
 
 static unsigned extents(const struct plan *plan)
 {
-	return plan->sub->split ? (plan->size - 1) / SPLIT + 1 : 1;
+	return plan->sub->split ? (plan->size - 1) / VMDK_SPLIT + 1 : 1;
 }
 
 static void extents_unmake(struct plan *plan)

@@ -7,15 +7,20 @@
  *
  *     CID=... parentCID=... RW ... #          | DDB\n rest
  *
- * Those that count are all but the disk data base at the end. An image that has more
- * of them than a sector holds is not changed.
+ * Those that count are all but the disk data base at the end. If there are more of them
+ * than a sector holds, a descriptor that is a file of its own is written anew, under
+ * another name, and takes the old one's place; an image that has it within is not changed.
  */
 #include "drivers/vmdk/vmdk.h"
 
+#include <fcntl.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/guard.h"
 
@@ -24,9 +29,10 @@
 
 struct editing {
 	struct vmdk *v;
-	const struct vmdk_edit *edit;
+	struct vmdk_edit *edit;
 	char *old, *new;         /* the whole text; new: room for more */
 	size_t room, len;        /* of new */
+	unsigned extents;        /* lines of them so far */
 	uint64_t at, max;        /* of the text in its file */
 };
 
@@ -95,7 +101,13 @@ static void put_parent(struct editing *e)
 	add_text(e, "\"\n");
 }
 
-/* Its access, the new size, and the rest. */
+static void end_line(struct editing *e)
+{
+	if (e->len && e->len < e->room && e->new[e->len - 1] != '\n')
+		add(e, "\n", 1);
+}
+
+/* The last one: its access, the new size, and the rest; those that follow it now. */
 static void put_extent(struct editing *e, const char *line, const char *end)
 {
 	const char *number = line + strspn(line, " \t") + 2;
@@ -107,6 +119,9 @@ static void put_extent(struct editing *e, const char *line, const char *end)
 	add_text(e, text);
 	number += strspn(number, "0123456789");
 	add(e, number, end - number);
+	end_line(e);
+	if (e->edit->lines)
+		add_text(e, e->edit->lines);
 }
 
 static void put_line(struct editing *e, const char *line, const char *end)
@@ -118,7 +133,7 @@ static void put_line(struct editing *e, const char *line, const char *end)
 	else if (edit->parent && (has_key(line, "parentFileNameHint") ||
 				  has_key(line, VMDK_PARENT_FORMAT)))
 		return;
-	else if (edit->size && is_extent(line))
+	else if (edit->size && is_extent(line) && ++e->extents == e->v->text.lines)
 		put_extent(e, line, end);
 	else
 		add(e, line, end - line);
@@ -154,8 +169,7 @@ static bool compose(struct editing *e)
 		if (!is_filler(line))
 			put_line(e, line, line_end(line));
 	}
-	if (e->len && e->len < e->room && e->new[e->len - 1] != '\n')
-		add(e, "\n", 1);
+	end_line(e);
 	add_text(e, DATA_BASE "#");
 	if (e->len > VMDK_SECTOR || rest - e->old > (long)VMDK_SECTOR)
 		return false;
@@ -176,6 +190,7 @@ static int write_text(struct editing *e)
 	uint64_t was = own ? td_file_size(file) : e->max;
 	int err = 0;
 
+	e->edit->begun = true;
 	if (own && e->len > was) {
 		err = td_file_truncate(file, e->len);
 		if (!err)
@@ -190,27 +205,103 @@ static int write_text(struct editing *e)
 	return err ? err : td_file_sync(file);
 }
 
+/* ---- a file that takes another one's place ------------------------------------------ */
+
+static void compose_freely(struct editing *e)
+{
+	e->len = e->extents = 0;
+	memset(e->new, 0, e->room);
+	for (const char *line = e->old; *line; line = line_end(line))
+		put_line(e, line, line_end(line));
+}
+
+/* Whoever may use the one may use the other. */
+static int take_rights(const char *from, const char *to)
+{
+	struct stat st;
+
+	if (stat(from, &st) || chmod(to, st.st_mode & 07777))
+		return -errno;
+	return !st.st_uid && !st.st_gid ? 0 : chown(to, st.st_uid, st.st_gid) ? -errno : 0;
+}
+
+static int sync_folder(const char *path)
+{
+	AUTO_FREE char *copy = strdup(path);
+	AUTO_CLOSE int fd = copy ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+
+	return fd < 0 || fsync(fd) ? -errno : 0;
+}
+
+/* The new one is locked before it can be found. */
+static int replace(struct editing *e, const char *path, const char *beside, struct td_why *why)
+{
+	struct vmdk *v = e->v;
+	struct td_file *file;
+	int err = td_file_open(v->img->files, beside, TD_FILE_CREATE | TD_FILE_WRITE | TD_FILE_ZERO_TAIL,
+			       &file, why);
+
+	if (err)
+		return err;
+	err = td_file_write(file, e->new, e->len, 0);
+	if (!err)
+		err = td_file_sync(file);
+	if (!err)
+		err = take_rights(path, beside);
+	if (!err && rename(beside, path))
+		err = -errno;
+	if (err) {
+		unlink(beside);
+		td_file_close(file);
+		return td_fail(why, err, "%s: cannot take its place: %s", beside, strerror(-err));
+	}
+	e->edit->begun = true;
+	td_file_close(v->file);
+	v->file = file;
+	if (sync_folder(path))
+		td_say(v->img, LOG_WARNING, "%s: its folder cannot be synced: a power cut may bring "
+		       "back what it was", path);
+	return 0;
+}
+
+static int replace_text(struct editing *e, struct td_why *why)
+{
+	AUTO_FREE char *path = realpath(td_file_path(e->v->file), NULL);
+	AUTO_FREE char *beside = NULL;
+
+	compose_freely(e);
+	if (!path || asprintf(&beside, "%s.new", path) < 0 || e->len >= e->room)
+		return td_fail(why, -ENOMEM, "%s: no memory", td_file_path(e->v->file));
+	return replace(e, path, beside, why);
+}
+
+/* ---- either ------------------------------------------------------------------------- */
+
 static int edit_text(struct editing *e, struct td_why *why)
 {
 	const char *path = td_file_path(vmdk_text_file(e->v));
 	int err = td_file_read(vmdk_text_file(e->v), e->old, e->max, e->at);
+	bool is_short;
 
 	if (err)
 		return td_fail(why, err, "%s: cannot read its descriptor: %s", path, strerror(-err));
-	if (!compose(e))
+	is_short = compose(e);
+	if (!is_short && !e->v->file)
 		return td_fail(why, -ENAMETOOLONG, "%s: the names in its descriptor would be too long "
 			       "to be changed at once", path);
-	if (e->len >= e->room)
+	if (is_short && e->len >= e->room)
 		return td_fail(why, -ENOSPC, "%s: its descriptor has no room", path);
-	err = write_text(e);
+	err = is_short ? write_text(e) : replace_text(e, why);
+	if (err && is_short)
+		td_fail(why, err, "%s: cannot write its descriptor: %s", path, strerror(-err));
 	if (err)
-		return td_fail(why, err, "%s: cannot write its descriptor: %s", path, strerror(-err));
+		return err;
 	vmdk_text_free(&e->v->text);
 	return vmdk_text_read(vmdk_text_file(e->v), e->at, e->v->file ? e->len : e->max,
 			      &e->v->text, why);
 }
 
-int vmdk_edit(struct vmdk *v, const struct vmdk_edit *edit, struct td_why *why)
+int vmdk_edit(struct vmdk *v, struct vmdk_edit *edit, struct td_why *why)
 {
 	const struct vmdk_layout *layout = &v->extent[0].layout;
 	struct editing e = { .v = v, .edit = edit };
@@ -221,7 +312,10 @@ int vmdk_edit(struct vmdk *v, const struct vmdk_edit *edit, struct td_why *why)
 		return td_fail(why, -EINVAL, "%s: a VMDK descriptor cannot hold this name", edit->hint);
 	e.at = v->file ? 0 : layout->text_at;
 	e.max = v->file ? td_file_size(v->file) : layout->text_len;
-	e.room = v->file ? e.max + 2 * VMDK_SECTOR + strlen(edit->hint ? edit->hint : "") : e.max;
+	e.room = e.max;
+	if (v->file)
+		e.room += 2 * VMDK_SECTOR + strlen(edit->hint ? edit->hint : "") +
+			  strlen(edit->lines ? edit->lines : "");
 	e.old = old = calloc(1, e.max + 1);
 	e.new = new = calloc(1, e.room + VMDK_SECTOR);
 	if (!old || !new || e.room <= VMDK_SECTOR)

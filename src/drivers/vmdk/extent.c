@@ -52,7 +52,7 @@ static bool goes_up(const char *name)
 	return false;
 }
 
-static int file_path(const struct vmdk *v, const char *name, char **out, struct td_why *why)
+int vmdk_extent_path(const struct vmdk *v, const char *name, char **out, struct td_why *why)
 {
 	const char *own = td_file_path(v->file);
 	AUTO_FREE char *folder = folder_of(own);
@@ -73,7 +73,7 @@ static int file_open(struct vmdk *v, struct vmdk_extent *e, const struct vmdk_li
 {
 	unsigned flags = TD_FILE_ZERO_TAIL | (v->img->read_only ? 0 : TD_FILE_WRITE);
 	AUTO_FREE char *path = NULL;
-	int err = file_path(v, line->name, &path, why);
+	int err = vmdk_extent_path(v, line->name, &path, why);
 
 	return err ? err : td_file_open(v->img->files, path, flags, &e->file, why);
 }
@@ -255,6 +255,13 @@ static int sparse_open(struct vmdk *v, struct vmdk_extent *e, uint64_t size, boo
 	return err ? err : mended(v, e, why);
 }
 
+/* The maps stand in a row. */
+static void join_maps(struct vmdk *v)
+{
+	for (unsigned i = 1; i < v->extents; i++)
+		td_map_append(v->extent[i - 1].map, v->extent[i].map);
+}
+
 /* It has the marks of this session, if any: no reason to mend it. */
 int vmdk_extent_reopen(struct vmdk *v, struct vmdk_extent *e, struct td_why *why)
 {
@@ -266,8 +273,8 @@ int vmdk_extent_reopen(struct vmdk *v, struct vmdk_extent *e, struct td_why *why
 		err = directories_open(v, e, why);
 	if (!err)
 		err = sparse_map(v, e, cache_share(v), why);
-	for (unsigned i = 1; i < v->extents && !err; i++) /* the row has a new member */
-		td_map_append(v->extent[i - 1].map, v->extent[i].map);
+	if (!err)
+		join_maps(v);
 	return err;
 }
 
@@ -328,32 +335,29 @@ static int line_open(struct vmdk *v, unsigned i, struct td_why *why)
 	return 0;
 }
 
-static int maps_open(struct vmdk *v, struct td_why *why)
+/* From extent i on. */
+static int maps_open(struct vmdk *v, unsigned i, struct td_why *why)
 {
 	int err = 0;
 
-	for (unsigned i = 0; i < v->extents && !err; i++) {
+	for (; i < v->extents && !err; i++) {
 		struct vmdk_extent *e = &v->extent[i];
 
 		err = e->type == VMDK_SPARSE ? sparse_map(v, e, cache_share(v), why) :
 					       flat_map(v, e, why);
-		if (!err && i)
-			td_map_append(v->extent[i - 1].map, e->map);
 	}
+	if (!err)
+		join_maps(v);
 	return err;
 }
 
-int vmdk_extents_open(struct vmdk *v, struct td_why *why)
+/* What the descriptor's lines from i on name. */
+static int lines_open(struct vmdk *v, unsigned i, struct td_why *why)
 {
-	uint64_t end = 0;
+	uint64_t end = i ? v->extent[i - 1].end : 0;
 	int err = 0;
 
-	if (!v->text.lines) { /* opened by itself */
-		v->extent[0].type = VMDK_SPARSE;
-		err = sparse_open(v, &v->extent[0], 0, true, why);
-		end = v->extent[0].end;
-	}
-	for (unsigned i = 0; i < v->text.lines && !err; i++) {
+	for (; i < v->text.lines && !err; i++) {
 		v->extent[i].start = end;
 		if (v->text.line[i].size > INT64_MAX / 2 - end)
 			return td_fail(why, -EINVAL, "%s: its extents are larger than any disk",
@@ -361,8 +365,37 @@ int vmdk_extents_open(struct vmdk *v, struct td_why *why)
 		err = line_open(v, i, why);
 		end = v->extent[i].end;
 	}
-	v->img->size = end;
-	return err ? err : maps_open(v, why);
+	return err;
+}
+
+int vmdk_extents_open(struct vmdk *v, struct td_why *why)
+{
+	int err = 0;
+
+	if (!v->text.lines) { /* opened by itself */
+		v->extent[0].type = VMDK_SPARSE;
+		err = sparse_open(v, &v->extent[0], 0, true, why);
+	}
+	if (!err)
+		err = lines_open(v, 0, why);
+	v->img->size = v->extent[v->extents - 1].end;
+	return err ? err : maps_open(v, 0, why);
+}
+
+int vmdk_extents_more(struct vmdk *v, struct td_why *why)
+{
+	unsigned had = v->extents;
+	int err;
+
+	if (had == v->text.lines)
+		return 0;
+	v->extents = v->text.lines;
+	err = lines_open(v, had, why);
+	if (!err)
+		err = maps_open(v, had, why);
+	if (!err && v->marked)
+		err = vmdk_mark_in_use(v);
+	return err;
 }
 
 void vmdk_extent_close(struct vmdk_extent *e)
@@ -377,10 +410,25 @@ void vmdk_extent_close(struct vmdk_extent *e)
 
 int vmdk_extent_end(struct vmdk *v, struct vmdk_extent *e, uint64_t end, struct td_why *why)
 {
+	int err;
+
 	e->end = end;
 	td_map_free(e->map);
 	e->map = NULL;
-	return e->type == VMDK_SPARSE ? map_new(v, e, why) : flat_map(v, e, why);
+	err = e->type == VMDK_SPARSE ? map_new(v, e, why) : flat_map(v, e, why);
+	if (!err)
+		join_maps(v);
+	return err;
+}
+
+bool vmdk_holds_end(struct vmdk *v)
+{
+	struct td_park nobody = { 0 };
+	struct td_spot spot;
+
+	td_cache_block(v->extent[v->extents - 1].cache, true);
+	return !vmdk_sparse_ops.find(v->img, &nobody, v->img->size - VMDK_SECTOR, VMDK_SECTOR, &spot) &&
+	       spot.kind != TD_SPOT_HOLE;
 }
 
 void vmdk_extents_close(struct vmdk *v)

@@ -25,6 +25,7 @@
 #define VMDK_TABLES_MAX (4 * MiB)     /* of an extent; the directory is in memory */
 #define VMDK_GRAIN_MIN (4 * KiB)
 #define VMDK_GRAIN_MAX (2 * MiB)
+#define VMDK_SPLIT (4192256 * VMDK_SECTOR) /* of an extent of a split image: 2047 MiB */
 #define VMDK_FILE_MAX (2 * TiB)       /* what 32 bits of sectors can name */
 
 struct vmdk_header {

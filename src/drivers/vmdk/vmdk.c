@@ -193,6 +193,10 @@ static void vmdk_submit(struct td_queue *queue, struct td_image *img, struct td_
 	struct vmdk *v = vmdk_of(img);
 	struct waiting *waiting;
 
+	if (v->lost) {
+		td_end(req, -EIO);
+		return;
+	}
 	if (v->stream) {
 		vmdk_stream_submit(v->stream, req);
 		return;
@@ -204,10 +208,7 @@ static void vmdk_submit(struct td_queue *queue, struct td_image *img, struct td_
 		vmdk_mark(v, &waiting->park);
 		return;
 	}
-	if (v->extent[0].map)
-		td_map_submit(v->extent[0].map, req);
-	else
-		td_end(req, -EIO); /* its size could not be changed */
+	td_map_submit(v->extent[0].map, req);
 }
 
 /* ---- info ------------------------------------------------------------------------------- */

@@ -56,6 +56,7 @@ struct vmdk {
 	struct vmdk_stream *stream; /* being written; NULL: no stream, or to be read */
 	/* mark.c */
 	bool marked, unclean;
+	bool lost;               /* an extent could not be opened again: requests fail */
 	struct td_work work;
 	struct td_parks waiting;
 	bool marking;
@@ -81,8 +82,14 @@ void vmdk_extents_close(struct vmdk *v);
 /* Map, cache and space of an extent, whose file has been changed meanwhile. */
 void vmdk_extent_close(struct vmdk_extent *e);
 int vmdk_extent_reopen(struct vmdk *v, struct vmdk_extent *e, struct td_why *why);
-/* The only extent maps that much now. */
+/* The last extent ends there now. */
 int vmdk_extent_end(struct vmdk *v, struct vmdk_extent *e, uint64_t end, struct td_why *why);
+/* Opens those that the descriptor has got since. */
+int vmdk_extents_more(struct vmdk *v, struct td_why *why);
+/* Where the file of that name is; refused if it may not be there. */
+int vmdk_extent_path(const struct vmdk *v, const char *name, char **out, struct td_why *why);
+/* Whether the disk's last sector is in the image itself. Blocks. */
+bool vmdk_holds_end(struct vmdk *v);
 extern const struct td_map_ops vmdk_sparse_ops, vmdk_flat_ops;
 
 /* map.c: makes what entry (as it lies in a table) says a spot; no len. */
@@ -122,12 +129,14 @@ int vmdk_stream_tail(struct td_file *file, const struct vmdk_layout *layout,
 
 /* edit.c */
 struct vmdk_edit {
-	uint64_t size;           /* of the only extent; 0: as it is */
+	uint64_t size;           /* of the last extent; 0: as it is */
+	const char *lines;       /* that follow it; NULL: none */
 	bool parent;             /* it gets what follows: */
 	uint32_t parent_cid;
 	const char *hint, *format; /* NULL: none; of a VMDK */
+	bool begun;              /* out: the descriptor may have changed */
 };
-int vmdk_edit(struct vmdk *v, const struct vmdk_edit *edit, struct td_why *why);
+int vmdk_edit(struct vmdk *v, struct vmdk_edit *edit, struct td_why *why);
 
 /* change.c */
 int vmdk_resize(struct td_image *img, uint64_t size, struct td_why *why);
@@ -140,6 +149,9 @@ struct vmdk_create_options {
 };
 int vmdk_create(const struct td_create *make, struct td_why *why);
 void vmdk_unmake(const struct td_create *make);
+/* The file of a new extent, like one that there is; zeroed: all its grains are zeroes. */
+int vmdk_extent_make(struct vmdk *v, const struct vmdk_extent *like, const char *path,
+		     uint64_t size, bool zeroed, struct td_why *why);
 /* The CID that an image at path is to expect of its parent. */
 int vmdk_parent_cid(struct td_files *files, const char *path, const char *backing,
 		    const char *format, uint32_t *cid, struct td_why *why);

@@ -4,8 +4,11 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/guard.h"
+#include "base/num.h"
 #include "tools/img/img.h"
 #include "tools/progress.h"
 
@@ -42,6 +45,28 @@ static int size_from(struct tool_run *run, const char *word, uint64_t now, uint6
 	return TOOL_FAILED;
 }
 
+/* Over an image that is larger, the last cluster must not be that one's in part: what it
+ * has past the end could not be told from it any more. So its last sector is written as it
+ * reads. */
+static int hold_end(struct img_disk *disk)
+{
+	const struct td_image *top = td_disk_top(disk->disk);
+	uint32_t block = td_disk_block_size(disk->disk);
+	AUTO_FREE char *buf = aligned_alloc(4096, round_up(block, 4096));
+	struct td_extent extent;
+	int err;
+
+	if (!top->below || top->below->size <= top->size || top->size % td_disk_cluster(disk->disk) == 0)
+		return 0;
+	err = img_extent(disk, top->size - block, block, &extent);
+	if (err || !td_extent_depth(extent.flags))
+		return err;
+	err = buf ? img_do(disk, TD_READ, 0, top->size - block, block, buf, NULL) : -ENOMEM;
+	if (!err)
+		err = img_do(disk, TD_WRITE, 0, top->size - block, block, buf, NULL);
+	return err ? err : td_disk_settle(disk->disk);
+}
+
 static int resize(struct tool_run *run, const struct options *options, struct img_disk *disk,
 		  const char *word)
 {
@@ -58,7 +83,9 @@ static int resize(struct tool_run *run, const struct options *options, struct im
 			 name_path(&disk->name), (unsigned long long)was);
 		return TOOL_FAILED;
 	}
-	err = size == was ? 0 : img_driver(disk)->resize(top, size, &why);
+	err = size > was ? hold_end(disk) : 0;
+	if (!err && size != was)
+		err = img_driver(disk)->resize(top, size, &why);
 	if (err)
 		return img_failed(run, disk, TOOL_FAILED, err, &why);
 	if (options->img.json)
