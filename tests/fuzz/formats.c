@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "base/num.h"
+#include "config.h"
 #include "drivers/vhdx/crc32c.h"
 #include "image.h"
 #include "sparse.h"
@@ -70,12 +71,19 @@ static void vhdx_seal(int fd, uint64_t size)
 
 /* ---- rows ------------------------------------------------------------------------ */
 
+/* The key's file follows. That of a LUKS image has no room in an input: luks.c. */
+#define KEY ",key-file="
+
 /* A cluster of 1: the format's default. */
 static const struct fuzz_image qcow_images[] = {
 	{ .cluster = 1 },
 	{ .cluster = 512 },
 	{ .cluster = 4096, .overlay = true },
 	{ .cluster = 4096, .packed = true },
+#ifdef HAVE_LIBCRYPTO
+	{ .cluster = 4096, .create = "encryption=aes,weak=on", .how = 2 },
+	{ .cluster = 4096, .create = "encryption=aes,weak=on", .overlay = true, .how = 3 },
+#endif
 	{ 0 },
 };
 
@@ -127,7 +135,8 @@ static const struct fuzz_image vmdk_images[] = {
 };
 
 const struct fuzz_format fuzz_formats[] = {
-	{ .type = "qcow", .options = { "", ",resized=on" }, .images = qcow_images },
+	{ .type = "qcow", .options = { "", ",resized=on", KEY, ",resized=on" KEY },
+	  .images = qcow_images },
 	{ .type = "qcow2", .images = qcow2_images,
 	  .options = { "", ",backing-format=raw", ",snapshot=one", ",data-file=on",
 		       ",cache=64K" } },

@@ -46,9 +46,11 @@ struct fuzz_rig *fuzz_rig(void)
 	snprintf(rig.base, sizeof(rig.base), "%s/base", fuzz_folder());
 	snprintf(rig.memory, sizeof(rig.memory), "%s/memory", fuzz_folder());
 	snprintf(flat, sizeof(flat), "%s/flat", fuzz_folder());
+	snprintf(rig.key, sizeof(rig.key), "%s/key", fuzz_folder());
 	demand(!setenv("BLKTAP_SURVIVOR_DIR", rig.memory, 1));
 	file_make(rig.base, BASE_SIZE);
 	file_make(flat, BASE_SIZE);
+	file_make(rig.key, 0);
 	demand(!td_registry_new(NULL, &rig.registry));
 	demand(!td_registry_add_all(rig.registry, td_builtin_drivers, td_builtin_aliases));
 	demand(!td_loop_new(&rig.loop));
@@ -232,8 +234,10 @@ static void spec_of(const struct fuzz_format *format, uint8_t how, char *spec, s
 {
 	const char *options = format->options[how & SPARSE_OPTION];
 
-	snprintf(spec, room, "%s:%s%s", format->type, fuzz_rig()->path,
-		 options ? options : format->options[0] ? format->options[0] : "");
+	options = options ? options : format->options[0] ? format->options[0] : "";
+	const char *key = *options && options[strlen(options) - 1] == '=' ? fuzz_rig()->key : "";
+
+	demand(snprintf(spec, room, "%s:%s%s%s", format->type, fuzz_rig()->path, options, key) < (int)room);
 }
 
 void fuzz_image_input(const struct fuzz_target *target, const uint8_t *data, size_t size)
@@ -283,12 +287,16 @@ static void image_make(const struct fuzz_format *format, const struct fuzz_image
 	struct fuzz_rig *rig = fuzz_rig();
 	const struct td_driver *driver = td_registry_find(rig->registry, format->type, NULL);
 	struct td_files files = { 0 };
+	static const uint8_t zeroes[16]; /* what the key's file begins with */
+	static const struct td_key key = { .data = zeroes, .len = sizeof(zeroes) };
 	void *options = create_options(driver, image->create);
 	struct td_create make = { .path = rig->path, .size = 4 * MiB, .files = &files,
 				  .cluster = image->cluster > 1 ? image->cluster : 0,
 				  .options = options };
 	struct td_why why;
 
+	if (image->create && strstr(image->create, "encryption"))
+		make.key = &key;
 	if (image->overlay) {
 		make.backing = "base";
 		make.backing_format = "raw";

@@ -34,7 +34,7 @@ size_t fuzz_image_seed(const struct fuzz_target *target, unsigned n, uint8_t *ou
 struct fuzz_rig {
 	struct td_loop *loop;
 	struct td_registry *registry;
-	char path[128], base[128], memory[128];
+	char path[128], base[128], memory[128], key[128];
 };
 struct fuzz_rig *fuzz_rig(void);
 void fuzz_memory_forget(void); /* survivor memory */

@@ -24,7 +24,10 @@ IMAGE("vhdx", 6);
 
 const struct fuzz_target *const fuzz_targets[] = {
 	&image_0, &image_1, &image_2, &image_3, &image_4, &image_5, &image_6,
-	&fuzz_survivor, &fuzz_spec, &fuzz_nbd, &fuzz_ring,
+	&fuzz_luks, &fuzz_survivor, &fuzz_spec, &fuzz_nbd, &fuzz_ring,
+#ifdef HAVE_LIBNBD
+	&fuzz_nbd_client,
+#endif
 #ifdef HAVE_CONTROL
 	&fuzz_rpc,
 #endif

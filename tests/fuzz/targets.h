@@ -5,6 +5,7 @@
 
 #include "fuzz.h"
 
-extern const struct fuzz_target fuzz_nbd, fuzz_ring, fuzz_rpc, fuzz_spec, fuzz_survivor;
+extern const struct fuzz_target fuzz_luks, fuzz_nbd, fuzz_nbd_client, fuzz_ring, fuzz_rpc,
+	fuzz_spec, fuzz_survivor;
 
 #endif
