@@ -88,6 +88,9 @@ int td_luks_read(const void *header, size_t len, struct td_luks *out, struct td_
 	*out = (struct td_luks){ 0 };
 	if (len < sizeof(*head) || memcmp(head->magic, "LUKS\xba\xbe", 6))
 		return td_fail(why, -EINVAL, "its LUKS header is none");
+	if (from_be16(head->version) == 2)
+		return td_fail(why, -ENOTSUP, "has a LUKS header of version 2; in images it is 1: "
+			       "copy the content into a new image, with the program that made it");
 	if (from_be16(head->version) != 1)
 		return td_fail(why, -ENOTSUP, "has a LUKS header of version %u; 1 is supported",
 			       from_be16(head->version));
