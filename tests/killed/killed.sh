@@ -50,12 +50,14 @@ aio)
 	base
 	mv "$work/base" "$image"
 	spec=aio:$image ;;
-qcow2-encrypted)
+*-encrypted)
 	printf secret >"$work/key"
 	chmod 600 "$work/key"
-	"$TAP_IMG" create -q -f qcow2 -o "encryption=luks,iter-time=0,key-file=$work/key" \
-		"$image" "${size}M"
-	spec=qcow2:$image,key-file=$work/key ;;
+	how=encryption=luks,iter-time=0
+	[ "$kind" != qcow-encrypted ] || how=encryption=aes,weak=on
+	"$TAP_IMG" create -q -f "${kind%-encrypted}" -o "$how,key-file=$work/key" "$image" \
+		"${size}M"
+	spec=${kind%-encrypted}:$image,key-file=$work/key ;;
 *-overlay)
 	base
 	"$QCOW_CREATE" -q -f "${kind%-overlay}" 0 "$image" "$work/base"
