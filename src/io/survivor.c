@@ -37,10 +37,8 @@
 #include "base/num.h"
 #include "config.h"
 #include "io/file_impl.h"
+#include "io/survivor_impl.h"
 
-#define MAGIC 0x7669767275736274ull /* "tbsurviv" */
-#define VERSION 1
-#define HEAD_SIZE 4096
 #define PAGE_MAX 4096
 #define SLOTS_MAX (1u << 24)
 #define CHUNK (64 * KiB)    /* pages are given memory in these steps */
@@ -53,16 +51,6 @@
 #define WORD_DIRTY 1ull
 #define WORD_UNSURE 2ull    /* a write failed: the file may hold anything there */
 
-struct head {
-	uint64_t magic;         /* set last */
-	uint32_t version, page, slots, spare;
-	uint64_t dev, ino;      /* whose pages: as in struct td_file */
-	uint64_t born_sec, born_nsec;
-	char boot[40];
-	char path[2048];        /* as it was opened: for messages */
-};
-static_assert(sizeof(struct head) <= HEAD_SIZE, "the head is a page");
-
 struct slot {
 	_Atomic uint64_t word;
 	uint64_t is, becomes;   /* checksums of what the file holds */
@@ -71,7 +59,7 @@ struct slot {
 static_assert(sizeof(struct slot) == 32, "survivor memory is read by other versions");
 
 struct td_survivor {
-	struct head *head;
+	struct survivor_head *head;
 	struct slot *slot;
 	char *pages;
 	size_t size, has;       /* of the mapping; bytes that have memory */
@@ -102,7 +90,7 @@ static uint64_t checksum(const void *data, size_t len)
 
 static size_t pages_at(uint32_t slots)
 {
-	return round_up(HEAD_SIZE + (size_t)slots * sizeof(struct slot), 4096);
+	return round_up(SURVIVOR_HEAD + (size_t)slots * sizeof(struct slot), 4096);
 }
 
 /* ---- where it is --------------------------------------------------------- */
@@ -157,7 +145,7 @@ static void name_of(const struct td_file *file, char name[64])
 			 (unsigned long long)file->ino);
 }
 
-static void boot_id(char out[40])
+void survivor_boot_id(char out[40])
 {
 	AUTO_CLOSE int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
 
@@ -186,7 +174,7 @@ struct left {
 	struct td_file *file;
 	int folder, fd;
 	char path[400];
-	struct head *head;
+	struct survivor_head *head;
 	struct slot *slot;
 	char *pages;
 	size_t size;
@@ -226,21 +214,21 @@ static bool left_lock(const struct left *left)
 static bool left_is_ours(const struct left *left)
 {
 	const struct td_file *file = left->file;
-	const struct head *head = left->head;
+	const struct survivor_head *head = left->head;
 	uint64_t sec, nsec;
 	char boot[40];
 
-	boot_id(boot);
+	survivor_boot_id(boot);
 	born(file, &sec, &nsec);
-	return head->magic == MAGIC && !memcmp(boot, head->boot, sizeof(boot)) && head->dev == file->dev &&
+	return head->magic == SURVIVOR_MAGIC && !memcmp(boot, head->boot, sizeof(boot)) && head->dev == file->dev &&
 	       head->ino == file->ino && head->born_sec == sec && head->born_nsec == nsec;
 }
 
 static bool left_fits(const struct left *left)
 {
-	const struct head *head = left->head;
+	const struct survivor_head *head = left->head;
 
-	return head->version == VERSION && is_pow2(head->page) && head->page >= 512 &&
+	return head->version == SURVIVOR_VERSION && is_pow2(head->page) && head->page >= 512 &&
 	       head->page <= PAGE_MAX && head->slots <= SLOTS_MAX &&
 	       pages_at(head->slots) + (uint64_t)head->slots * head->page <= left->size;
 }
@@ -271,7 +259,7 @@ static int left_map(struct left *left, struct td_why *why)
 		return td_fail(why, -EPERM, "%s: %s is in the way of its survivor memory",
 			       left->file->path, left->path);
 	left->size = st.st_size;
-	if (left->size < HEAD_SIZE)
+	if (left->size < SURVIVOR_HEAD)
 		return 0; /* its owner was killed while it made this */
 	map = mmap(NULL, left->size, PROT_READ | PROT_WRITE,
 		   left->file->flags & TD_FILE_WRITE ? MAP_SHARED : MAP_PRIVATE, left->fd, 0);
@@ -283,7 +271,7 @@ static int left_map(struct left *left, struct td_why *why)
 		return 0;
 	if (!left_fits(left))
 		return makes_no_sense(left, why);
-	left->slot = (struct slot *)((char *)map + HEAD_SIZE);
+	left->slot = (struct slot *)((char *)map + SURVIVOR_HEAD);
 	left->pages = (char *)map + pages_at(left->head->slots);
 	for (uint32_t i = 0; i < left->head->slots; i++)
 		left->dirty += left->slot[i].word & WORD_DIRTY;
@@ -428,18 +416,20 @@ static int give_memory(struct td_survivor *survivor, size_t to)
 static void head_fill(struct td_survivor *survivor, const struct td_file *file, uint32_t page,
 		      uint32_t slots)
 {
-	struct head *head = survivor->head;
+	struct survivor_head *head = survivor->head;
 
-	head->version = VERSION;
+	head->version = SURVIVOR_VERSION;
 	head->page = page;
 	head->slots = slots;
 	head->dev = file->dev;
 	head->ino = file->ino;
 	born(file, &head->born_sec, &head->born_nsec);
-	boot_id(head->boot);
+	survivor_boot_id(head->boot);
 	snprintf(head->path, sizeof(head->path), "%s", file->path);
+	if (!file->device)
+		survivor_handle_fill(head, file->fd);
 	atomic_thread_fence(memory_order_seq_cst);
-	head->magic = MAGIC;
+	head->magic = SURVIVOR_MAGIC;
 }
 
 static int make_in(struct td_survivor *survivor, const char *folder, struct td_file *file,
@@ -451,6 +441,7 @@ static int make_in(struct td_survivor *survivor, const char *folder, struct td_f
 	survivor->folder = folder_open(folder, true);
 	if (survivor->folder < 0)
 		return -EACCES;
+	survivor_forget_gone(survivor->folder);
 	survivor->fd = openat(survivor->folder, survivor->name,
 			      O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	err = survivor->fd < 0 ? -errno : 0;
@@ -471,7 +462,7 @@ static int make_in(struct td_survivor *survivor, const char *folder, struct td_f
 	if (err)
 		goto remove;
 	survivor->head = map;
-	survivor->slot = (struct slot *)((char *)map + HEAD_SIZE);
+	survivor->slot = (struct slot *)((char *)map + SURVIVOR_HEAD);
 	survivor->pages = (char *)map + pages_at(slots);
 	head_fill(survivor, file, page, slots);
 	return 0;
