@@ -36,10 +36,11 @@ bool logged_may_begin(const struct td_cache *cache)
 /* As many pages as it takes go into an entry. Returns which is the first that does not. */
 static uint32_t entry_make(struct td_cache *cache, void **entry, size_t *len, uint64_t *at)
 {
-	uint32_t i = cache->logged;
+	uint32_t i = cache->logged, end;
 
+	end = i + min_u64(cache->copied - i, td_limit("format-log-pages", UINT32_MAX));
 	cache->log->begin(cache->img);
-	while (i < cache->copied &&
+	while (i < end &&
 	       cache->log->add(cache->img, cache->copy[i].at, cache->copies + (size_t)i * cache->page))
 		i++;
 	cache->log->end(cache->img, entry, len, at);

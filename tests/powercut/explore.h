@@ -33,7 +33,13 @@ struct format {
 	bool packed;
 	bool encrypted;        /* by create(), under a key of the suite's */
 	uint32_t cluster;      /* for create(); 0: its default */
+	const char *create;    /* options for it; NULL: none */
+	uint64_t base_size;    /* of the raw file below; 0: the disk's */
 	uint64_t size;         /* of the disk; 0: DISK_SIZE */
+	uint32_t whole;        /* some discards and zeroes are of so many bytes, aligned: of
+	                          what the format frees; 0: none */
+	const char *limit;     /* one of base/rule.h that is less here; NULL: none */
+	uint64_t limit_is;
 	uint64_t grows_to;     /* bytes, before or after the requests; 0: does not */
 	bool rebases;          /* onto the same content of another name, likewise */
 	bool long_names;       /* ... twice, and some are longer than a sector */
@@ -84,10 +90,11 @@ struct work {
 	unsigned flying;      /* at a time, at most */
 	unsigned flush_every; /* requests, at most */
 	unsigned percent_discard, percent_zero, percent_flush;
+	uint32_t whole;       /* as the format has it */
 	uint32_t tag;         /* of the next write */
 };
 
-void work_draw(struct work *work, unsigned max_steps, struct rnd *rnd);
+void work_draw(struct work *work, const struct run *run, unsigned max_steps, struct rnd *rnd);
 void work_do(struct work *work, struct rig *rig, struct log *log, struct rnd *rnd);
 
 /* ---- judge.c ---- */

@@ -13,12 +13,14 @@ const struct format formats[] = {
 	{ .name = "qcow-overlay", .type = "qcow", .overlay = true, .kills = true,
 	  .qemu = "qcow", .states = 2 },
 	{ .name = "qcow-compressed", .type = "qcow", .packed = true, .kills = true,
-	  .qemu = "qcow", .states = 1 },
+	  .qemu = "qcow" },
 	/* tables of a cluster's size: many of them, and L1 entries that change */
 	{ .name = "qcow-many-tables", .type = "qcow", .cluster = 512, .kills = true,
 	  .qemu = "qcow", .states = 1 },
 	{ .name = "qcow-overlay-many-tables", .type = "qcow", .cluster = 512,
 	  .overlay = true, .kills = true, .qemu = "qcow", .states = 1 },
+	{ .name = "qcow-encrypted", .type = "qcow", .encrypted = true, .overlay = true,
+	  .create = "encryption=aes,weak=on", .cluster = 4096, .kills = true, .qemu = "qcow" },
 	/* L1 moves */
 	{ .name = "qcow-grows", .type = "qcow", .cluster = 512, .kills = true,
 	  .grows_to = 4 * MiB, .qemu = "qcow", .states = 1 },
@@ -71,7 +73,11 @@ const struct format formats[] = {
 	  .grows_to = 4 * MiB, .qemu = "qcow2", .qemu_checks = true },
 	/* small clusters: L1 has no room, and moves */
 	{ .name = "qcow2-grows", .type = "qcow2", .cluster = 512, .kills = true,
-	  .grows_to = 4 * MiB, .qemu = "qcow2", .qemu_checks = true, .states = 1 },
+	  .grows_to = 4 * MiB, .qemu = "qcow2", .qemu_checks = true },
+	/* ... and what more there is below is never seen */
+	{ .name = "qcow2-grows-over-more", .type = "qcow2", .cluster = 512, .overlay = true,
+	  .size = 1 * MiB, .base_size = 2 * MiB, .grows_to = 3 * MiB, .kills = true,
+	  .qemu = "qcow2", .qemu_checks = true },
 	{ .name = "qcow2-snapshots-change", .type = "qcow2", .cluster = 4096, .kills = true,
 	  .snapshots = true, .qemu = "qcow2", .qemu_checks = true, .states = 1 },
 	/* marked dirty, refcounts wrong: the repair is part of the run */
@@ -100,9 +106,16 @@ const struct format formats[] = {
 	  .rebases = true },
 	/* qemu-img knows no parents. A raw one is our own idea */
 	{ .name = "vhdx-overlay", .type = "vhdx", .overlay = true, .cluster = 1 * MiB,
-	  .kills = true, .states = 1 },
+	  .whole = 1 * MiB, .kills = true },
+	/* a batch takes several entries of the log */
+	{ .name = "vhdx-overlay-many-entries", .type = "vhdx", .overlay = true,
+	  .cluster = 1 * MiB, .whole = 1 * MiB, .limit = "format-log-pages", .limit_is = 1,
+	  .kills = true },
 	{ .name = "vhdx-grows", .type = "vhdx", .cluster = 1 * MiB, .kills = true,
-	  .grows_to = 4 * MiB, .qemu = "vhdx", .qemu_checks = true, .states = 1 },
+	  .whole = 1 * MiB, .grows_to = 4 * MiB, .qemu = "vhdx", .qemu_checks = true },
+	/* a last block that is the parent's in part */
+	{ .name = "vhdx-grows-over-more", .type = "vhdx", .overlay = true, .cluster = 1 * MiB,
+	  .size = 1 * MiB + 300 * KiB, .base_size = 3 * MiB, .grows_to = 4 * MiB, .kills = true },
 	{ .name = "vhdx-rebases", .type = "vhdx", .overlay = true, .cluster = 1 * MiB,
 	  .kills = true, .rebases = true, .states = 1 },
 	/* qemu-img's check takes places without an owner for faults. It reads blocks of
@@ -120,6 +133,9 @@ const struct format formats[] = {
 	/* more tables, and a directory that moves; a descriptor that changes */
 	{ .name = "vmdk-grows", .type = "vmdk", .cluster = 4096, .kills = true, .grows_to = 5 * MiB,
 	  .qemu = "vmdk", .qemu_checks = true },
+	{ .name = "vmdk-grows-over-more", .type = "vmdk", .cluster = 4096, .overlay = true,
+	  .create = "zeroed_grain=on", .size = 1 * MiB, .base_size = 2 * MiB, .grows_to = 5 * MiB,
+	  .kills = true },
 	{ .name = "vmdk-flat-grows", .type = "vmdk", .kills = true, .grows_to = 3 * MiB,
 	  .make = "qemu-img create -q -f vmdk -o subformat=monolithicFlat %f %s",
 	  .qemu = "vmdk" },
@@ -127,13 +143,13 @@ const struct format formats[] = {
 	  .rebases = true },
 	{ .name = "vmdk-zeroed-grains", .type = "vmdk", .kills = true,
 	  .make = "qemu-img create -q -f vmdk -o zeroed_grain=on %f %s", .qemu = "vmdk",
-	  .qemu_checks = true, .states = 1 },
+	  .qemu_checks = true },
 	{ .name = "vmdk-split", .type = "vmdk", .kills = true,
 	  .make = "for n in 1 2 3 4; do qemu-img create -q -f vmdk %f-$n.vmdk 256K || exit 1; "
 		  "done; f=%f; { echo '# Disk DescriptorFile'; echo CID=12345678; "
 		  "echo parentCID=ffffffff; echo 'createType=\"twoGbMaxExtentSparse\"'; "
 		  "for n in 1 2 3 4; do echo RW 512 SPARSE '\"'${f##*/}-$n.vmdk'\"'; done; } >$f",
-	  .size = 1 * MiB, .qemu = "vmdk", .states = 1 },
+	  .size = 1 * MiB, .grows_to = 3 * MiB, .qemu = "vmdk", .states = 1 },
 	{ 0 },
 };
 

@@ -59,6 +59,13 @@ bool td_rule_holds(const struct td_rule *rule)
 	return !broken_rule || strcmp(rule->name, broken_rule);
 }
 
+uint64_t td_limit(const char *name, uint64_t value)
+{
+	const struct format *row = looking ? looking->format : NULL;
+
+	return row && row->limit && !strcmp(row->limit, name) ? row->limit_is : value;
+}
+
 static bool rule_known(const char *name)
 {
 	for (const struct td_rule *rule = __start_td_rules; rule < __stop_td_rules; rule++)
@@ -335,6 +342,8 @@ static void suite_make(struct explorer *ex)
 	suite->packed = ex->format->packed;
 	suite->encrypted = ex->format->encrypted;
 	suite->cluster = ex->format->cluster;
+	suite->create = ex->format->create;
+	suite->base_size = ex->format->base_size;
 	snprintf(suite->dir, sizeof(suite->dir), "%s/blktap-powercut.XXXXXX", root);
 	require(mkdtemp(suite->dir), "%s: %s", suite->dir, strerror(errno));
 	rmdir(suite->dir); /* each run makes it anew */
@@ -347,6 +356,8 @@ static void row_explore(struct explorer *ex, const struct format *row, uint64_t 
 	ex->format = row;
 	if (!ex->states)
 		ex->states = broken_rule ? 20000 : row->states ? row->states * MANY_STATES : FEW_STATES;
+	/* of every open of an image whose encryption is weak there is a warning */
+	td_log_level(row->encrypted ? LOG_ERR : LOG_WARNING);
 	suite_make(ex);
 	ex->seen = calloc(SEEN_ROOM, sizeof(*ex->seen));
 	printf("# %s, seed %llu\n", row->name, (unsigned long long)seed);
@@ -375,7 +386,6 @@ int main(int argc, char **argv)
 	/* megabytes come and go with each state: they need not be new each time */
 	mallopt(M_MMAP_THRESHOLD, 64 * MiB);
 	mallopt(M_TRIM_THRESHOLD, 256 * MiB);
-	td_log_level(LOG_WARNING);
 	for (unsigned i = 0; i < count; i++) {
 		ex = wanted;
 		row_explore(&ex, rows[i], seed);

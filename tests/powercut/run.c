@@ -182,13 +182,13 @@ void run_record(struct run *run, struct rnd *rnd)
 	run->suite->shuffle = true;
 	log_init(run->log, run->target.tag, run->survivors_in);
 	if (rnd_below(rnd, 2)) {
-		work_draw(&work, run->steps, rnd);
+		work_draw(&work, run, run->steps, rnd);
 		rig_open_for(run, &rig, false);
 		work_do(&work, &rig, run->log, rnd);
 		rig_over(&rig);
 		log_settle(run->log);
 	}
-	work_draw(&work, run->steps, rnd);
+	work_draw(&work, run, run->steps, rnd);
 	rig_open_for(run, &rig, true);
 	bool first = rnd_below(rnd, 2);
 	if (run->format->grows_to && first)
@@ -202,7 +202,7 @@ void run_record(struct run *run, struct rnd *rnd)
 		snapshots_after(&rig, rnd);
 	if (run->format->grows_to && !first) { /* between requests */
 		grow(run, &rig);
-		work_draw(&work, run->steps / 2 + 8, rnd);
+		work_draw(&work, run, run->steps / 2 + 8, rnd);
 		work_do(&work, &rig, run->log, rnd);
 	}
 	if (run->format->rebases && (!first || run->format->long_names))

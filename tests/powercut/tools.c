@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Runs that are commands of tap-img: commit, convert onto an image, resize, snapshot,
- * rebase. Images are made and painted with tags, what the command is to make of them is
+ * rebase, check. Images are made and painted with tags, what the command is to make of them is
  * said, and the command runs, in this process, with the log's hook on all its files:
  *
  *     before --(the command, cut short anywhere)--> each sector before's or after's
@@ -47,6 +47,7 @@ static void command_resize(struct command *command);
 static void command_snapshot(struct command *command);
 static void command_rebase(struct command *command);
 static void command_rebase_unsafe(struct command *command);
+static void command_check(struct command *command);
 
 const struct format formats[] = {
 	{ .name = "commit-raw", .type = "aio", .kills = true, .command = command_commit },
@@ -55,24 +56,38 @@ const struct format formats[] = {
 	{ .name = "commit-qcow", .type = "qcow", .kills = true, .qemu = "qcow",
 	  .command = command_commit },
 	{ .name = "commit-vhd", .type = "vhd", .kills = true, .command = command_commit },
+	{ .name = "commit-vhdx", .type = "vhdx", .cluster = 1 * MiB, .kills = true, .qemu = "vhdx",
+	  .qemu_checks = true, .command = command_commit },
 	{ .name = "convert-onto-qcow2", .type = "qcow2", .cluster = 4096, .overlay = true,
 	  .kills = true, .qemu = "qcow2", .qemu_checks = true, .command = command_convert },
 	{ .name = "convert-onto-vmdk", .type = "vmdk", .kills = true, .qemu = "vmdk",
 	  .qemu_checks = true, .command = command_convert },
 	{ .name = "convert-onto-vdi", .type = "vdi", .kills = true, .command = command_convert },
+	{ .name = "convert-onto-vhdx", .type = "vhdx", .cluster = 1 * MiB, .overlay = true,
+	  .kills = true, .command = command_convert },
+	{ .name = "convert-onto-encrypted-qcow2", .type = "qcow2", .cluster = 4096, .overlay = true,
+	  .encrypted = true, .create = "encryption=luks,iter-time=0", .kills = true, .qemu = "qcow2",
+	  .qemu_checks = true, .command = command_convert },
 	{ .name = "resize-raw", .type = "aio", .kills = true, .command = command_resize },
 	{ .name = "resize-qcow2", .type = "qcow2", .cluster = 512, .kills = true,
 	  .qemu = "qcow2", .qemu_checks = true, .command = command_resize },
 	{ .name = "resize-qcow2-overlay", .type = "qcow2", .cluster = 4096, .overlay = true,
 	  .kills = true, .qemu = "qcow2", .qemu_checks = true, .command = command_resize },
+	{ .name = "resize-vhdx", .type = "vhdx", .cluster = 1 * MiB, .overlay = true, .grows_to = LARGEST,
+	  .kills = true, .command = command_resize },
 	{ .name = "snapshot-qcow2", .type = "qcow2", .cluster = 4096, .kills = true,
 	  .qemu = "qcow2", .qemu_checks = true, .command = command_snapshot },
 	{ .name = "snapshot-qcow2-overlay", .type = "qcow2", .cluster = 4096, .overlay = true,
 	  .kills = true, .qemu = "qcow2", .qemu_checks = true, .command = command_snapshot },
 	{ .name = "rebase-qcow2", .type = "qcow2", .cluster = 4096, .kills = true,
 	  .qemu = "qcow2", .qemu_checks = true, .command = command_rebase },
+	{ .name = "rebase-vhdx", .type = "vhdx", .cluster = 1 * MiB, .kills = true,
+	  .command = command_rebase },
 	{ .name = "rebase-unsafe-qcow2", .type = "qcow2", .cluster = 4096, .kills = true,
 	  .qemu = "qcow2", .qemu_checks = true, .command = command_rebase_unsafe },
+	/* the last grains move */
+	{ .name = "check-repairs-vmdk", .type = "vmdk", .cluster = 4096, .kills = true,
+	  .qemu = "vmdk", .qemu_checks = true, .command = command_check },
 	{ 0 },
 };
 
@@ -122,6 +137,9 @@ static struct disk *image_make(struct command *command, const char *type, uint32
 	struct td_files files = { .force_align = 0 };
 	struct td_why why = { "" };
 	const struct td_driver *driver = td_registry_find(command->run->suite->registry, type, &why);
+	struct suite *suite = command->run->suite;
+	bool row = driver == suite->driver;
+	char more[400] = "";
 	struct td_create make = {
 		.path = disk->target.path, .size = size, .cluster = cluster, .files = &files,
 		.backing = below ? below->target.path : NULL,
@@ -130,7 +148,12 @@ static struct disk *image_make(struct command *command, const char *type, uint32
 	};
 
 	disk->cluster = cluster;
+	if (row)
+		target_options(suite, &make, more, sizeof(more));
 	require(driver && !driver->create(&make, &why), "create: %s", why.text);
+	if (row)
+		target_options_free(suite, &make);
+	strcat(disk->target.spec, more);
 	if (below)
 		memcpy(disk->tag, below->tag, min_u64(size, below->size) / SECTOR * 4);
 	return disk;
@@ -316,7 +339,7 @@ static void command_convert(struct command *command)
 	struct disk *from = raw_painted(command, DISK_SIZE), *to = row_image(command);
 
 	tap_img_recorded(command, to, from->tag, to->size, "convert", "-n", "-q", "-f", "raw",
-			 "-O", to->type, from->target.path, to->target.path);
+			 from->target.path, to->target.spec);
 	free(from);
 	free(to);
 }
@@ -324,14 +347,15 @@ static void command_convert(struct command *command)
 static void command_resize(struct command *command)
 {
 	struct disk *disk = row_image(command);
-	uint64_t size = round_down(64 * KiB + rnd_below(command->rnd, LARGEST - 64 * KiB), 4096);
+	uint64_t least = command->run->format->grows_to ? DISK_SIZE : 64 * KiB;
+	uint64_t size = round_down(least + rnd_below(command->rnd, LARGEST - least), 4096) + 4096;
 	uint32_t *after = calloc(SECTORS, sizeof(*after));
 	char text[32];
 
 	snprintf(text, sizeof(text), "%llu", (unsigned long long)size);
 	memcpy(after, disk->tag, min_u64(size, disk->size) / SECTOR * sizeof(*after));
-	tap_img_recorded(command, disk, after, size, "resize", "-q", "--shrink", "-f", disk->type,
-			 disk->target.path, text);
+	tap_img_recorded(command, disk, after, size, "resize", "-q", "--shrink",
+			 disk->target.spec, text);
 	free(after);
 	free(disk);
 }
@@ -344,15 +368,15 @@ static void command_snapshot(struct command *command)
 	unsigned what = rnd_below(command->rnd, ARRAY_SIZE(option));
 
 	memcpy(after, disk->tag, sizeof(disk->tag));
-	tap_img("snapshot", "-q", "-f", disk->type, "-c", "first", disk->target.path);
+	tap_img("snapshot", "-q", "-c", "first", disk->target.spec);
 	paint(command, disk, true);
-	tap_img("snapshot", "-q", "-f", disk->type, "-c", "second", disk->target.path);
+	tap_img("snapshot", "-q", "-c", "second", disk->target.spec);
 	if (rnd_below(command->rnd, 2))
 		paint(command, disk, true);
 	if (what != 1)
 		memcpy(after, disk->tag, sizeof(disk->tag));
-	tap_img_recorded(command, disk, after, disk->size, "snapshot", "-q", "-f", disk->type,
-			 option[what], what ? "first" : "third", disk->target.path);
+	tap_img_recorded(command, disk, after, disk->size, "snapshot", "-q", option[what],
+			 what ? "first" : "third", disk->target.spec);
 	free(after);
 	free(disk);
 }
@@ -391,8 +415,7 @@ static void rebase(struct command *command, bool unsafe)
 		if (!disk->held[i])
 			after[i] = other->tag[i];
 	tap_img_recorded(command, disk, after, disk->size, "rebase", "-q", unsafe ? "-u" : "-q",
-			 "-f", disk->type, "-F", "raw", "-b", none ? "" : other->target.path,
-			 disk->target.path);
+			 "-F", "raw", "-b", none ? "" : other->target.path, disk->target.spec);
 	free(after);
 	free(disk);
 	free(other);
@@ -407,6 +430,18 @@ static void command_rebase(struct command *command)
 static void command_rebase_unsafe(struct command *command)
 {
 	rebase(command, true);
+}
+
+/* Leaks are repaired; there are some where zeroes have been written before. */
+static void command_check(struct command *command)
+{
+	struct disk *disk = row_image(command);
+
+	for (unsigned n = 0; n < 4; n++)
+		paint(command, disk, true);
+	tap_img_recorded(command, disk, disk->tag, disk->size, "check", "-q", "-r", "leaks",
+			 disk->target.spec);
+	free(disk);
 }
 
 void run_record(struct run *run, struct rnd *rnd)

@@ -22,8 +22,9 @@ struct fleet {
 	struct flight flight[FLYING_MAX];
 };
 
-void work_draw(struct work *work, unsigned max_steps, struct rnd *rnd)
+void work_draw(struct work *work, const struct run *run, unsigned max_steps, struct rnd *rnd)
 {
+	work->whole = run->format->whole;
 	work->steps = 8 + rnd_below(rnd, max_steps - 7);
 	work->flying = 1 + rnd_below(rnd, FLYING_MAX);
 	work->flush_every = 1 + rnd_below(rnd, 10);
@@ -56,6 +57,15 @@ static void span_pick(const struct rig *rig, struct rnd *rnd, struct io *io)
 	at = round_down(min_u64(at, rig->size - rig->block), rig->block);
 	io->offset = at;
 	io->len = min_u64(round_up(len, rig->block), rig->size - at);
+}
+
+/* What is freed as a whole is used again. */
+static void whole_pick(const struct work *work, const struct rig *rig, struct rnd *rnd, struct io *io)
+{
+	if (!work->whole || (io->op != TD_DISCARD && io->op != TD_WRITE_ZEROES) || rnd_below(rnd, 2))
+		return;
+	io->offset = round_down(rnd_below(rnd, rig->size), work->whole);
+	io->len = min_u64(work->whole, rig->size - io->offset);
 }
 
 static bool overlaps(const struct io *a, const struct io *b)
@@ -120,6 +130,7 @@ void work_do(struct work *work, struct rig *rig, struct log *log, struct rnd *rn
 			since_flush = 0;
 		else
 			span_pick(rig, rnd, &io);
+		whole_pick(work, rig, rnd, &io);
 		if ((io.op == TD_WRITE || io.op == TD_WRITE_ZEROES) && !rnd_below(rnd, 9))
 			io.flags |= TD_FUA;
 		if (io.op == TD_WRITE_ZEROES && rnd_below(rnd, 2))

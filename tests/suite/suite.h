@@ -33,7 +33,10 @@ struct suite {
 	const char *server;   /* a template of what serves an image; NULL: nothing does */
 	bool overlay;         /* created images get a backing image */
 	uint32_t cluster;     /* of created images; 0: the driver's choice */
-	bool encrypted;       /* created images are; the key is the file .key in dir */
+	const char *create;   /* options of created images: "key=value,..."; NULL: none */
+	uint64_t base_size;   /* of the image below; 0: as the one over it */
+	bool encrypted;       /* created images are; the key is the file .key in dir. LUKS,
+	                         unless create says something else */
 	bool packed;          /* images made by qemu-img, with compressed clusters */
 	bool exact;           /* an image has exactly the size asked for */
 	bool forgets;         /* content ends with close (RAM) */
@@ -75,6 +78,10 @@ struct target {
 
 /* A fresh image of size bytes, more or less if it is not suite->exact. */
 void target_make(struct suite *suite, uint64_t size, struct target *target);
+/* What created images get, key included; more: what is then said behind their name to open
+ * them. */
+void target_options(struct suite *suite, struct td_create *make, char *more, size_t room);
+void target_options_free(struct suite *suite, struct td_create *make);
 /* A checksum over the names, sizes and content of all files in the folder. */
 uint64_t folder_checksum(const char *dir);
 

@@ -126,34 +126,54 @@ static void serve(struct suite *suite, uint64_t size, struct target *target)
 #define KEY "the suite's key"
 
 /* As a file, for every open; a new image takes it at once. */
-static void encrypt(struct suite *suite, struct td_create *make, struct target *target)
+static const char *key_file(struct suite *suite, struct td_create *make, char path[300])
 {
 	static const struct td_key key = { .data = KEY, .len = sizeof(KEY) - 1 };
-	const struct td_driver *driver = suite->driver;
-	struct td_why why = { "" };
-	struct td_spec spec;
-	char path[300];
-	void *options = calloc(1, driver->create_size + 1);
 	int fd;
 
-	snprintf(path, sizeof(path), "%s/.key", suite->dir);
+	snprintf(path, 300, "%s/.key", suite->dir);
 	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	require(fd >= 0 && write(fd, KEY, sizeof(KEY) - 1) == sizeof(KEY) - 1, "%s: %s", path,
 		strerror(errno));
 	close(fd);
-	require(!td_spec_parse("new:image,encryption=luks,iter-time=0", &spec, &why) &&
+	make->key = &key;
+	return path;
+}
+
+void target_options(struct suite *suite, struct td_create *make, char *more, size_t room)
+{
+	const struct td_driver *driver = suite->driver;
+	const char *text = suite->create ? suite->create : "encryption=luks,iter-time=0";
+	struct td_why why = { "" };
+	struct td_spec spec;
+	char words[200], path[300];
+	void *options;
+
+	if (!suite->create && !suite->encrypted)
+		return;
+	options = calloc(1, driver->create_size + 1);
+	snprintf(words, sizeof(words), "new:image,%s", text);
+	require(!td_spec_parse(words, &spec, &why) &&
 		!td_options_apply(driver->create_options, &spec, options, &why), "%s", why.text);
 	td_spec_free(&spec);
 	make->options = options;
-	make->key = &key;
-	snprintf(target->spec, sizeof(target->spec), ",key-file=%s", path);
+	if (suite->encrypted)
+		snprintf(more, room, ",key-file=%s", key_file(suite, make, path));
+}
+
+void target_options_free(struct suite *suite, struct td_create *make)
+{
+	if (make->options)
+		td_options_free(suite->driver->create_options, (void *)make->options);
+	free((void *)make->options);
+	make->options = NULL;
 }
 
 static void create(struct suite *suite, uint64_t size, struct target *target)
 {
 	struct td_files files = { .force_align = 0 };
 	struct td_why why = { "" };
-	char backing[300], more[sizeof(target->spec)];
+	char backing[300], more[400] = "";
 	struct td_create make = { .path = target->path, .size = size, .files = &files,
 				  .cluster = suite->cluster };
 	int err;
@@ -161,23 +181,19 @@ static void create(struct suite *suite, uint64_t size, struct target *target)
 	snprintf(target->path, sizeof(target->path), "%s/image%u", suite->dir, suite->made);
 	if (suite->overlay) {
 		snprintf(backing, sizeof(backing), "%s/base%u", suite->dir, suite->made);
-		file_make(backing, size, TAG_BASE);
+		make.backing_size = suite->base_size ? suite->base_size : size;
+		file_make(backing, make.backing_size, TAG_BASE);
 		target->tag = TAG_BASE;
 		make.backing = backing;
-		make.backing_size = size;
 		make.backing_format = "raw";
 	}
 	suite->made++;
-	if (suite->encrypted)
-		encrypt(suite, &make, target);
+	target_options(suite, &make, more, sizeof(more));
 	err = suite->driver->create(&make, &why);
 	require(!err, "create: %s (%s)", why.text, strerror(-err));
-	snprintf(more, sizeof(more), "%s", target->spec);
-	snprintf(target->spec, sizeof(target->spec), "%s:%s%.300s", suite->driver->name,
+	snprintf(target->spec, sizeof(target->spec), "%s:%s%s", suite->driver->name,
 		 target->path, more);
-	if (suite->encrypted)
-		td_options_free(suite->driver->create_options, (void *)make.options);
-	free((void *)make.options);
+	target_options_free(suite, &make);
 }
 
 /* qemu-img is the only one that makes compressed clusters. (7.2 does so, and then
