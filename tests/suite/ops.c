@@ -33,6 +33,17 @@ static unsigned unsynced(struct rig *rig)
 						    hook_unsynced(&rig->hook);
 }
 
+/* What the disk holds it holds when it is opened again, too. */
+static void kept(struct rig *rig, const struct target *target)
+{
+	rig_expect_all(rig);
+	if (!rig->suite->forgets) {
+		rig_reopen(rig, target);
+		rig_expect_all(rig);
+	}
+	done_with(rig);
+}
+
 static void flush_syncs_what_was_written(struct suite *suite)
 {
 	struct target target;
@@ -136,12 +147,7 @@ static void discard_gives_zeroes_or_what_was_there(struct suite *suite)
 		at = span_pick(&rig, &rnd, i + 2, &len);
 		rig_write(&rig, at, min_u64(len, MiB), TAG_FIRST + 1 + i);
 	}
-	rig_expect_all(&rig);
-	if (!suite->forgets) {
-		rig_reopen(&rig, &target);
-		rig_expect_all(&rig);
-	}
-	done_with(&rig);
+	kept(&rig, &target);
 }
 
 static void write_zeroes_reads_as_zeroes(struct suite *suite)
@@ -161,12 +167,7 @@ static void write_zeroes_reads_as_zeroes(struct suite *suite)
 		at = span_pick(&rig, &rnd, i + 3, &len);
 		rig_write(&rig, at, min_u64(len, MiB), TAG_FIRST + 1 + i);
 	}
-	rig_expect_all(&rig);
-	if (!suite->forgets) {
-		rig_reopen(&rig, &target);
-		rig_expect_all(&rig);
-	}
-	done_with(&rig);
+	kept(&rig, &target);
 }
 
 /* Walks the image; what is said to read as zeroes does. Returns the bytes said
