@@ -46,7 +46,7 @@ fuzz:
 differential: all
 	scripts/install-packages test
 	TAP_IMG=$(abspath $(BUILD))/src/tools/tap-img \
-	QCOW_RANDOM=$(abspath $(BUILD))/tests/qcow/qcow-random \
+	IMAGE_RANDOM=$(abspath $(BUILD))/tests/images/image-random \
 	tests/differential/differential.py seconds=$(or $(SECONDS),60) $(TARGET)
 
 # The lines changed since FROM; tables aligned by hand elsewhere stay as they are.

@@ -86,7 +86,7 @@ overlay() {
 	# both are, under different keys
 	must "$TAP_IMG" create -q -f qcow2 -b qcow2:a -o encryption=luks,key-file=other,iter-time=0 b 10M
 	options=,key-file=key,key-file=other
-	timeout 120 "$QCOW_RANDOM" "qcow2:b$options" model seed="$seed" >out.txt 2>&1 ||
+	timeout 120 "$IMAGE_RANDOM" "qcow2:b$options" model seed="$seed" >out.txt 2>&1 ||
 		fail "an encrypted image over another: $(cat out.txt)"
 	must "$TAP_IMG" compare -q "qcow2:b$options" raw:model
 	must "$TAP_IMG" commit -q "qcow2:b$options"
@@ -122,7 +122,7 @@ keys() {
 # Nothing of a key is in what is said, on the disk nor in survivor memory.
 silent() {
 	ours a 5M ''
-	"$QCOW_RANDOM" qcow2:a,key-file=key model seed="$seed" trace >out.txt 2>&1
+	"$IMAGE_RANDOM" qcow2:a,key-file=key model seed="$seed" trace >out.txt 2>&1
 	"$TAP_IMG" bench -f qcow2 -c 10 a,key-file=key >>out.txt 2>&1
 	"$TAP_IMG" compare qcow2:a,key-file=other qcow2:a,key-file=key >>out.txt 2>&1
 	! grep -qa 'secret passphrase' out.txt a || fail "the key was told"

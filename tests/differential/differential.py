@@ -8,7 +8,7 @@ each step both read what the model holds, and both checkers find nothing.
 Every image is of a random kind, among what both know. A run is known by its seed, which
 is printed where it fails: seed=N FORMAT repeats it, with trace=1 and every command. The
 programs are named by TAP_IMG
-and QCOW_RANDOM in the environment.
+and IMAGE_RANDOM in the environment.
 """
 import os
 import random
@@ -61,7 +61,7 @@ class Run:
 
     def __init__(self, form, seed, folder):
         self.form, self.rnd, self.folder = form, random.Random("%s %s" % (form, seed)), folder
-        self.tap_img, self.writer = os.environ["TAP_IMG"], os.environ["QCOW_RANDOM"]
+        self.tap_img, self.writer = os.environ["TAP_IMG"], os.environ["IMAGE_RANDOM"]
         self.steps, self.made = [], 0
         self.snapshots = {}
         self.below = None

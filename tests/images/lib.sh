@@ -2,7 +2,7 @@
 # Shared by the tests of image formats. A format's own lib.sh says what it is called:
 #   driver=  by us      qemu=  by QEMU
 # and has sound(), which every image must be after it was written. The environment names
-# the programs under test: QCOW_CREATE, IMG2QCOW, QCOW2RAW, QCOW_RANDOM, QCOW_CHECK, TAP_IMG.
+# the programs under test: QCOW_CREATE, IMG2QCOW, QCOW2RAW, IMAGE_RANDOM, IMAGE_CHECK, TAP_IMG.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 images=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -106,7 +106,7 @@ edit() {
 
 # requests IMAGE MODEL KEY=VALUE...: random ones of ours
 requests() {
-	timeout 120 "$QCOW_RANDOM" "$driver:$1${options:-}" "$2" "${@:3}" >out.txt 2>&1 ||
+	timeout 120 "$IMAGE_RANDOM" "$driver:$1${options:-}" "$2" "${@:3}" >out.txt 2>&1 ||
 		fail "${*:3} on $1: $(cat out.txt)"
 	[ -z "$(ls "$BLKTAP_SURVIVOR_DIR" 2>/dev/null)" ] || fail "survivor memory was left"
 }
@@ -121,11 +121,11 @@ writes() {
 harmless() {
 	local code
 	cp "$1" before
-	timeout 60 "$QCOW_CHECK" "$driver:$1" >out.txt 2>&1
+	timeout 60 "$IMAGE_CHECK" "$driver:$1" >out.txt 2>&1
 	code=$?
 	[ $code -lt 5 ] || fail "mutant $2: exit $code: $(tail -3 out.txt)"
 	cmp -s "$1" before || fail "mutant $2: a reader has changed it"
-	timeout 60 "$QCOW_RANDOM" "$driver:$1" model full=1 check=0 ops="$3" seed="$2" >out.txt 2>&1
+	timeout 60 "$IMAGE_RANDOM" "$driver:$1" model full=1 check=0 ops="$3" seed="$2" >out.txt 2>&1
 	code=$?
 	[ $code -lt 5 ] || fail "mutant $2 written: exit $code: $(tail -3 out.txt)"
 	rm -rf "$BLKTAP_SURVIVOR_DIR"
@@ -156,7 +156,7 @@ same() {
 
 # checked IMAGE: our check finds nothing, neither corruption nor leaks
 checked() {
-	must "$QCOW_CHECK" "$driver:$1"
+	must "$IMAGE_CHECK" "$driver:$1"
 	grep -qx 'corruptions: 0' out.txt && grep -qx 'leaks: 0' out.txt ||
 		fail "check of $1: $(cat out.txt)"
 }

@@ -16,7 +16,7 @@ bad() { # PATTERN KEY=VALUE...: such an image is refused
 	local pattern=$1
 	shift
 	must $make bad.qcow raw "$@"
-	refuses "bad.qcow: $pattern" "$QCOW_CHECK" bad.qcow
+	refuses "bad.qcow: $pattern" "$IMAGE_CHECK" bad.qcow
 	refuses "bad.qcow: $pattern" "$QCOW2RAW" out bad.qcow
 	[ -e out ] && fail "$*: qcow2raw left a file"
 	ls -A | grep -q part && fail "$*: qcow2raw left a part"
@@ -25,12 +25,12 @@ bad() { # PATTERN KEY=VALUE...: such an image is refused
 
 names() {
 	images
-	refuses 'missing.qcow: .*No such file' "$QCOW_CHECK" missing.qcow
+	refuses 'missing.qcow: .*No such file' "$IMAGE_CHECK" missing.qcow
 	refuses 'missing.qcow: .*No such file' "$QCOW2RAW" out missing.qcow
 	refuses 'missing: .*No such file' "$IMG2QCOW" out missing
 	refuses 'missing: .*No such file' "$QCOW_CREATE" 0 out missing
 	mkdir folder
-	refuses 'folder: .*irectory' "$QCOW_CHECK" folder
+	refuses 'folder: .*irectory' "$IMAGE_CHECK" folder
 	refuses 'folder: .*irectory' "$IMG2QCOW" out folder
 	refuses 'folder: ' "$QCOW2RAW" folder good.qcow
 	refuses 'nowhere.*: No such file' "$QCOW_CREATE" 10 nowhere/out
@@ -50,7 +50,7 @@ unreadable() {
 	chmod 600 good.qcow
 	chmod 755 .
 	refuses 'good.qcow: .*ermission denied' \
-		setpriv --reuid 65534 --regid 65534 --clear-groups "$QCOW_CHECK" "$PWD/good.qcow"
+		setpriv --reuid 65534 --regid 65534 --clear-groups "$IMAGE_CHECK" "$PWD/good.qcow"
 }
 
 headers() {
@@ -106,7 +106,7 @@ backing-of-another-size() {
 	must "$QCOW_CREATE" -q 0 over.qcow base
 	truncate -s 2M base
 	refuses "over.qcow: has 3145728 bytes but its backing file .*base has 2097152" \
-		"$QCOW_CHECK" over.qcow
+		"$IMAGE_CHECK" over.qcow
 	truncate -s 4M base
 	refuses "over.qcow: has 3145728 bytes but its backing file .*base has 4194304" \
 		"$QCOW2RAW" out over.qcow
@@ -123,7 +123,7 @@ backing-of-another-size-if-meant() {
 	truncate -s 2M raw
 	truncate -s 3M raw
 	cp raw model
-	timeout 60 "$QCOW_RANDOM" qcow:over.qcow,resized=on model ops=300 >out.txt 2>&1 ||
+	timeout 60 "$IMAGE_RANDOM" qcow:over.qcow,resized=on model ops=300 >out.txt 2>&1 ||
 		fail "$(cat out.txt)"
 	same over.qcow model
 }
@@ -132,7 +132,7 @@ cycles() {
 	head -c 3M /dev/zero >self.qcow
 	must $make good.qcow self.qcow backing="$PWD/self.qcow" xen=16be
 	cp good.qcow self.qcow
-	refuses 'self.qcow: .*(chain|lock|in use|comes back)' "$QCOW_CHECK" self.qcow
+	refuses 'self.qcow: .*(chain|lock|in use|comes back)' "$IMAGE_CHECK" self.qcow
 }
 
 # Each wrong entry: an error for the sectors behind it, one line, and no more.
@@ -143,7 +143,7 @@ tables() {
 		     8000000000000000 fff0000000400000 800fffffffffffff; do
 		value=${entry%%:*}
 		must $make bad.qcow raw set=$l2:$value
-		timeout 20 "$QCOW_CHECK" bad.qcow >out.txt 2>err.txt
+		timeout 20 "$IMAGE_CHECK" bad.qcow >out.txt 2>err.txt
 		code=$?
 		case $value in
 		0000000000000000) [ $code = 0 ] || fail "a hole: exit $code" ;;
@@ -155,27 +155,27 @@ tables() {
 	done
 	for value in 0000000000000030 7fffffffffffe000 0000000000001003 ffffffffffffffff; do
 		must $make bad.qcow raw set=48:$value
-		timeout 20 "$QCOW_CHECK" bad.qcow >out.txt 2>err.txt
+		timeout 20 "$IMAGE_CHECK" bad.qcow >out.txt 2>err.txt
 		[ $? = 3 ] || fail "L1 $value: $(cat out.txt err.txt)"
 		grep -q 'unreadable: 2097152' out.txt || fail "L1 $value: $(cat out.txt)"
 	done
 	# a cluster, and a table, in the L1 table
 	must $make bad.qcow raw xen=16be set=8192:0000000000001000
-	timeout 20 "$QCOW_CHECK" bad.qcow >out.txt 2>err.txt
+	timeout 20 "$IMAGE_CHECK" bad.qcow >out.txt 2>err.txt
 	[ $? = 3 ] || fail "a cluster in L1: $(cat out.txt)"
 	grep -q 'unreadable: 65536' out.txt || fail "a cluster in L1 is read: $(cat out.txt)"
 	must $make bad.qcow raw xen=16be set=4096:0000000000001000
-	timeout 20 "$QCOW_CHECK" bad.qcow >out.txt 2>err.txt
+	timeout 20 "$IMAGE_CHECK" bad.qcow >out.txt 2>err.txt
 	[ $? = 3 ] || fail "a table in L1: $(cat out.txt)"
 	grep -q 'unreadable: 2097152' out.txt || fail "a table in L1 is read: $(cat out.txt)"
 	# two owners of one cluster
 	must $make bad.qcow raw set=$((l2 + 8)):0000000000002000
-	timeout 20 "$QCOW_CHECK" bad.qcow >out.txt 2>err.txt
+	timeout 20 "$IMAGE_CHECK" bad.qcow >out.txt 2>err.txt
 	[ $? = 3 ] && grep -q 'belongs to something else too' out.txt || fail "$(cat out.txt)"
 	# compressed data that are none
 	yes text | head -c 3M >raw
 	must $make bad.qcow raw packed=1 set=8200:ffffffffffff
-	timeout 20 "$QCOW_CHECK" bad.qcow >out.txt 2>err.txt
+	timeout 20 "$IMAGE_CHECK" bad.qcow >out.txt 2>err.txt
 	[ $? = 4 ] || fail "broken deflate data: $(cat out.txt err.txt)"
 }
 

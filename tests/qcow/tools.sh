@@ -65,11 +65,11 @@ reserve-takes-all-space() {
 	[ "$(stat -c %b a.qcow)" -ge 40960 ] || fail "it has $(stat -c %b a.qcow) blocks"
 	truncate -s 20M raw
 	same a.qcow raw
-	must "$QCOW_CHECK" a.qcow
+	must "$IMAGE_CHECK" a.qcow
 	grep -q 'allocated: 5120 of 5120' out.txt || fail "$(cat out.txt)"
 	grep -q 'leaks: 0' out.txt || fail "$(cat out.txt)"
 	size=$(stat -c %s a.qcow)
-	timeout 60 "$QCOW_RANDOM" qcow:a.qcow raw ops=500 >/dev/null || fail "writing"
+	timeout 60 "$IMAGE_RANDOM" qcow:a.qcow raw ops=500 >/dev/null || fail "writing"
 	same a.qcow raw
 	[ "$(stat -c %s a.qcow)" = "$size" ] || fail "it grew"
 }

@@ -129,7 +129,7 @@ marked() {
 	"$TAP_IMG" info -f qcow2 a | grep -q '^bitmaps-are: inconsistent: ' || fail "info"
 	rm -f model
 	truncate -s 9M model
-	timeout 60 "$QCOW_RANDOM" qcow2:a model ops=100 >out.txt 2>&1 || fail "$(cat out.txt)"
+	timeout 60 "$IMAGE_RANDOM" qcow2:a model ops=100 >out.txt 2>&1 || fail "$(cat out.txt)"
 	sound a model leaks
 }
 
@@ -151,7 +151,7 @@ with open(sys.argv[1], "r+b") as f:
 PY
 		rm -f model
 		truncate -s 9M model
-		timeout 60 "$QCOW_RANDOM" qcow2:a model ops=100 check=0 >out.txt 2>&1 ||
+		timeout 60 "$IMAGE_RANDOM" qcow2:a model ops=100 check=0 >out.txt 2>&1 ||
 			fail "$damage: $(cat out.txt)"
 		must "$TAP_IMG" compare -q -f qcow2 -F raw a model
 	done

@@ -13,7 +13,7 @@ dirty() {
 			( qemu-io -f qcow2 -c "write -P $n ${n}M 700k" -c flush -c abort a ) \
 				>/dev/null 2>&1
 			[ "$(peek a 79 1)" = 01 ] || fail "qemu-io left it clean"
-			must "$QCOW_CHECK" qcow2:a # reading works
+			must "$IMAGE_CHECK" qcow2:a # reading works
 			qemu-img convert -U -f qcow2 -O raw a model 2>/dev/null || fail "convert"
 			writes a model seed=$n ops=200
 			[ "$(peek a 79 1)" = 00 ] || fail "still marked dirty"
@@ -26,31 +26,31 @@ autoclear() {
 	must qemu-img bitmap --add a b
 	[ "$(peek a 95 1)" = 01 ] || skip "this qemu-img marks no bitmaps"
 	poke a 95 81 # and one that nobody knows
-	must "$QCOW_CHECK" qcow2:a
+	must "$IMAGE_CHECK" qcow2:a
 	[ "$(peek a 95 1)" = 81 ] || fail "a reader has changed it"
 	truncate -s 9M model
-	timeout 60 "$QCOW_RANDOM" qcow2:a model seed=1 ops=100 check=0 >/dev/null || fail "writing"
+	timeout 60 "$IMAGE_RANDOM" qcow2:a model seed=1 ops=100 check=0 >/dev/null || fail "writing"
 	[ "$(peek a 95 1)" = 01 ] || fail "what nobody knows is still said to be true"
 	must qemu-img compare -q -f qcow2 -F raw a model
 }
 
 refused_features() {
 	image a 9M -o data_file=ext.raw
-	refuses "a: its data are in another file, ext.raw: say data-file=on" "$QCOW_CHECK" qcow2:a
-	must "$QCOW_CHECK" qcow2:a,data-file=on
+	refuses "a: its data are in another file, ext.raw: say data-file=on" "$IMAGE_CHECK" qcow2:a
+	must "$IMAGE_CHECK" qcow2:a,data-file=on
 	rm ext.raw
-	refuses "ext.raw: No such file" "$QCOW_CHECK" qcow2:a,data-file=on
+	refuses "ext.raw: No such file" "$IMAGE_CHECK" qcow2:a,data-file=on
 	image a 9M
 	poke a 78 80 # bit 15
-	refuses "a: needs 'incompatible bit 15', which" "$QCOW_CHECK" qcow2:a
+	refuses "a: needs 'incompatible bit 15', which" "$IMAGE_CHECK" qcow2:a
 	image a 9M
 	poke a 72 8000000000000000
-	refuses "a: needs 'incompatible bit 63', which" "$QCOW_CHECK" qcow2:a
+	refuses "a: needs 'incompatible bit 63', which" "$IMAGE_CHECK" qcow2:a
 	image a 9M
 	poke a 79 02
 	truncate -s 9M model
-	must "$QCOW_CHECK" qcow2:a
-	timeout 60 "$QCOW_RANDOM" qcow2:a model ops=5 >out.txt 2>&1 && fail "a corrupt image was written"
+	must "$IMAGE_CHECK" qcow2:a
+	timeout 60 "$IMAGE_RANDOM" qcow2:a model ops=5 >out.txt 2>&1 && fail "a corrupt image was written"
 	grep -q 'a: is marked corrupt' out.txt || fail "says '$(cat out.txt)'"
 }
 
@@ -67,7 +67,7 @@ with open(sys.argv[1], "r+b") as f:
     f.seek(72)
     f.write((1 << 40).to_bytes(8, "big"))
 PY
-	refuses "a: needs 'flux capacitor', which is not supported" "$QCOW_CHECK" qcow2:a
+	refuses "a: needs 'flux capacitor', which is not supported" "$IMAGE_CHECK" qcow2:a
 }
 
 backing() {
@@ -81,13 +81,13 @@ with open(sys.argv[1], "r+b") as f:
     f.seek(at)
     f.write(bytes.fromhex("12345678")) # unknown: skipped
 PY
-	refuses 'a: does not say of what format its backing file raw is' "$QCOW_CHECK" qcow2:a
-	must "$QCOW_CHECK" qcow2:a,backing-format=raw
+	refuses 'a: does not say of what format its backing file raw is' "$IMAGE_CHECK" qcow2:a
+	must "$IMAGE_CHECK" qcow2:a,backing-format=raw
 	image a 10M
-	refuses 'backing-format= is given, and it has no' "$QCOW_CHECK" qcow2:a,backing-format=raw
+	refuses 'backing-format= is given, and it has no' "$IMAGE_CHECK" qcow2:a,backing-format=raw
 	image a 10M -b raw -F raw
 	rm raw
-	refuses "a: its backing file: .*raw: No such file" "$QCOW_CHECK" qcow2:a
+	refuses "a: its backing file: .*raw: No such file" "$IMAGE_CHECK" qcow2:a
 }
 
 headers() {
@@ -96,7 +96,7 @@ headers() {
 	while read -r at bytes what; do
 		cp good a
 		poke a "$at" "$bytes"
-		refuses "$what" "$QCOW_CHECK" qcow2:a
+		refuses "$what" "$IMAGE_CHECK" qcow2:a
 	done <<'EOR'
 0 00 no qcow2 image
 4 00000004 qcow version 4
@@ -125,7 +125,7 @@ EOR
 	for n in 0 1 71 103 500 65536 131072; do
 		cp good a
 		truncate -s $n a
-		"$QCOW_CHECK" qcow2:a >out.txt 2>err.txt && fail "$n bytes of it were opened"
+		"$IMAGE_CHECK" qcow2:a >out.txt 2>err.txt && fail "$n bytes of it were opened"
 		[ "$(wc -l <err.txt)" = 1 ] || fail "$n bytes: '$(cat err.txt)'"
 	done
 }

@@ -12,8 +12,8 @@ is() { # IMAGE NAME RAW: that snapshot of the image reads so
 	must qemu-img convert -l "snapshot.name=$2" -f qcow2 -O raw "$1" got
 	cmp got "$3" || fail "snapshot $2 reads otherwise (qemu-img)"
 	cp "$3" snapshot-model
-	timeout 60 "$QCOW_RANDOM" "qcow2:$1,snapshot=$2" snapshot-model ops=0 >out.txt 2>&1 ||
-		must "$QCOW_CHECK" "qcow2:$1,snapshot=$2"
+	timeout 60 "$IMAGE_RANDOM" "qcow2:$1,snapshot=$2" snapshot-model ops=0 >out.txt 2>&1 ||
+		must "$IMAGE_CHECK" "qcow2:$1,snapshot=$2"
 }
 
 snapshots() {
@@ -53,7 +53,7 @@ snapshots() {
 		ops a delete three
 		sound a second
 		refuses "a: has no snapshot 'four'" "$QCOW2_OPS" qcow2:a delete four
-		refuses "a: has no snapshot 'four'" "$QCOW_CHECK" qcow2:a,snapshot=four
+		refuses "a: has no snapshot 'four'" "$IMAGE_CHECK" qcow2:a,snapshot=four
 		ops a make x
 		refuses "a: 'x' is a snapshot's name already" "$QCOW2_OPS" qcow2:a make x
 	done
@@ -88,7 +88,7 @@ tables() {
 		ops b resize 104857600
 		for name in a b; do
 			must qemu-img check -q -f qcow2 $name
-			must "$QCOW_CHECK" qcow2:$name
+			must "$IMAGE_CHECK" qcow2:$name
 			must qemu-io -f qcow2 -c "read -P 7 0 ${kib}K" $name
 		done
 	done

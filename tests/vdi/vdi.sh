@@ -70,7 +70,7 @@ holes() {
 		   must qemu-io -f raw -c 'write -z 7M 1m' model ;;
 		esac
 		cp a before
-		must "$QCOW_CHECK" vdi:a
+		must "$IMAGE_CHECK" vdi:a
 		grep -q 'leaks: [12]' out.txt && grep -qx 'corruptions: 0' out.txt ||
 			fail "$(cat out.txt)"
 		cmp a before || fail "a reader has changed it"
@@ -79,7 +79,7 @@ holes() {
 	done
 	# room of a writer who was killed
 	truncate -s +5M a
-	must "$QCOW_CHECK" vdi:a
+	must "$IMAGE_CHECK" vdi:a
 	grep -qx 'leaks: 5' out.txt || fail "$(cat out.txt)"
 	writes a model seed="$seed" ops=0
 }
@@ -118,16 +118,16 @@ tables() {
 	must qemu-io -f vdi -c 'write -P 1 0 3m' good
 	cp good a
 	poke a $((map + 4)) 00000000
-	"$QCOW_CHECK" vdi:a >out.txt 2>&1
+	"$IMAGE_CHECK" vdi:a >out.txt 2>&1
 	[ $? = 3 ] && grep -q "block 1 has place 0, which is another's" out.txt ||
 		fail "$(cat out.txt)"
-	refuses "a: block 1 has place 0, which is another's" "$QCOW_RANDOM" vdi:a model ops=1
+	refuses "a: block 1 has place 0, which is another's" "$IMAGE_RANDOM" vdi:a model ops=1
 	cp good a
 	poke a $((map + 4)) 03000000
-	"$QCOW_CHECK" vdi:a >out.txt 2>&1
+	"$IMAGE_CHECK" vdi:a >out.txt 2>&1
 	grep -q 'block 1 has place 3, and only 3 are in use' out.txt || fail "$(cat out.txt)"
 	grep -qx 'unreadable: 1048576' out.txt || fail "$(cat out.txt)"
-	refuses 'a: block 1 has place 3, and only' "$QCOW_RANDOM" vdi:a model ops=1
+	refuses 'a: block 1 has place 3, and only' "$IMAGE_RANDOM" vdi:a model ops=1
 }
 
 headers() {
@@ -136,7 +136,7 @@ headers() {
 	while read -r at bytes what; do
 		cp good a
 		poke a "$at" "$bytes"
-		refuses "a: $what" "$QCOW_CHECK" vdi:a
+		refuses "a: $what" "$IMAGE_CHECK" vdi:a
 	done <<'EOR'
 0x40 00 no VDI image
 0x44 01000000 VDI version 0.1
@@ -168,7 +168,7 @@ EOR
 	for n in 0 1 71 400 511 512 540; do
 		cp good a
 		truncate -s $n a
-		refuses 'a: ' "$QCOW_CHECK" vdi:a
+		refuses 'a: ' "$IMAGE_CHECK" vdi:a
 	done
 	refuses 'does not name an image' "$QCOW_CREATE" -q -f vdi 0 b good
 	refuses 'up to' "$QCOW_CREATE" -q -f vdi -c 4K 1T b

@@ -33,7 +33,7 @@ sizes() {
 	must cmp -n 1000 b <(head -c 3G /dev/zero)
 	# a footer that the end of the file has run away from
 	truncate -s +700M b
-	must "$QCOW_CHECK" vhd:b
+	must "$IMAGE_CHECK" vhd:b
 	must "$TAP_IMG" resize -q -f vhd b 4G
 	[ "$(stat -c %s b)" = $((4 << 30 | 512)) ] || fail "it has $(stat -c %s b) bytes"
 }

@@ -10,7 +10,7 @@ headers() {
 	while IFS='|' read -r commands what; do
 		cp good a
 		edit a $commands
-		refuses "a: $what" "$QCOW_CHECK" vhd:a
+		refuses "a: $what" "$IMAGE_CHECK" vhd:a
 	done <<'EOR'
 footer:0=00|no VHD image
 footer:64=00000000|no VHD image
@@ -44,7 +44,7 @@ EOR
 	for n in 0 1 511 1000 1535 1540; do
 		cp good a
 		truncate -s $n a
-		refuses 'a: ' "$QCOW_CHECK" vhd:a
+		refuses 'a: ' "$IMAGE_CHECK" vhd:a
 	done
 }
 
@@ -54,7 +54,7 @@ footers() {
 	cp good a
 	truncate -s -512 a
 	cp a before
-	must "$QCOW_CHECK" vhd:a
+	must "$IMAGE_CHECK" vhd:a
 	grep -qx 'corruptions: 0' out.txt && grep -qx 'leaks: 1' out.txt || fail "$(cat out.txt)"
 	cmp a before || fail "a reader has changed it"
 	writes a model ops=50
@@ -63,7 +63,7 @@ footers() {
 	cp good a
 	cp start model
 	edit a raw:0=00
-	must "$QCOW_CHECK" vhd:a
+	must "$IMAGE_CHECK" vhd:a
 	writes a model ops=50
 	[ "$(peek a 0 8)" = 636f6e6563746978 ] || fail "the copy was not written"
 	# of 511 bytes, as in the first versions
@@ -79,7 +79,7 @@ room() {
 	good 9M
 	cp good a
 	edit a room:$((5 << 20))
-	must "$QCOW_CHECK" vhd:a
+	must "$IMAGE_CHECK" vhd:a
 	grep -qx 'leaks: 2' out.txt || fail "$(cat out.txt)"
 	writes a model ops=5
 	[ "$(stat -c %s a)" = "$(stat -c %s good)" ] || fail "it is $(stat -c %s a) bytes"
@@ -91,21 +91,21 @@ guests() {
 	must qemu-img create -q -f vpc -o subformat=fixed,force_size=on a 9M
 	good 9M
 	dd if=good of=a conv=notrunc bs=1M count=1 status=none
-	refuses 'a: is a fixed image by its end and a dynamic one by' "$QCOW_CHECK" vhd:a
-	must "$QCOW_CHECK" vhd:a,subformat=fixed
+	refuses 'a: is a fixed image by its end and a dynamic one by' "$IMAGE_CHECK" vhd:a
+	must "$IMAGE_CHECK" vhd:a,subformat=fixed
 	grep -qx 'subformat: fixed' out.txt || fail "$(cat out.txt)"
-	must "$QCOW_CHECK" vhd:a,kind=fixed # its other name
-	must "$QCOW_CHECK" vhd:good,subformat=dynamic
-	refuses 'good: is not fixed, as' "$QCOW_CHECK" vhd:good,subformat=fixed
-	refuses 'neither fixed nor dynamic' "$QCOW_CHECK" vhd:good,subformat=x
+	must "$IMAGE_CHECK" vhd:a,kind=fixed # its other name
+	must "$IMAGE_CHECK" vhd:good,subformat=dynamic
+	refuses 'good: is not fixed, as' "$IMAGE_CHECK" vhd:good,subformat=fixed
+	refuses 'neither fixed nor dynamic' "$IMAGE_CHECK" vhd:good,subformat=x
 }
 
 expect_size() { # OPTIONS BYTES: of an empty image a
 	truncate -s $(($2 - 512)) sized
-	timeout 60 "$QCOW_RANDOM" "vhd:a$1" sized ops=0 >out.txt 2>&1 &&
+	timeout 60 "$IMAGE_RANDOM" "vhd:a$1" sized ops=0 >out.txt 2>&1 &&
 		fail "a$1 has not $2 bytes"
 	truncate -s "$2" sized
-	timeout 60 "$QCOW_RANDOM" "vhd:a$1" sized ops=0 >out.txt 2>&1 || fail "a$1: $(cat out.txt)"
+	timeout 60 "$IMAGE_RANDOM" "vhd:a$1" sized ops=0 >out.txt 2>&1 || fail "a$1: $(cat out.txt)"
 	rm sized
 }
 
@@ -120,7 +120,7 @@ sizes() {
 		expect_size ,size-from=chs $chs
 		expect_size ,size-from=current 10485760
 	done
-	refuses 'size-from=x is neither' "$QCOW_CHECK" vhd:a,size-from=x
+	refuses 'size-from=x is neither' "$IMAGE_CHECK" vhd:a,size-from=x
 	# all cylinders that there can be: the geometry says nothing. What lies over an
 	# image takes its size.
 	for size in 200 2040; do
@@ -153,7 +153,7 @@ batmaps() {
 	[ "$(peek b $sum 4)" = ffffffff ] || fail "it still says so"
 	cp good a
 	edit a batmap:3 raw:$sum=00000000
-	must "$QCOW_CHECK" vhd:a
+	must "$IMAGE_CHECK" vhd:a
 	grep -qx 'batmap: damaged' out.txt || fail "$(cat out.txt)"
 	cp start model
 	writes a model ops=10
@@ -162,12 +162,12 @@ batmaps() {
 	head -c 9M /dev/urandom >raw
 	must "$QCOW_CREATE" -q -f vhd 0 c raw
 	edit c new-batmap:1
-	must "$QCOW_CHECK" vhd:c
+	must "$IMAGE_CHECK" vhd:c
 	grep -qx 'batmap: yes' out.txt || fail "$(cat out.txt)"
 	cp raw model
 	writes c model ops=20 max=4096
 	edit c batmap:5
-	"$QCOW_CHECK" vhd:c >out.txt 2>&1
+	"$IMAGE_CHECK" vhd:c >out.txt 2>&1
 	[ $? = 3 ] && grep -q 'batmap says that it is full' out.txt || fail "$(cat out.txt)"
 }
 
@@ -176,7 +176,7 @@ old_bits() {
 	good 9M
 	cp good a
 	edit a footer:32=00000001
-	must "$QCOW_CHECK" vhd:a
+	must "$IMAGE_CHECK" vhd:a
 	writes a model ops=200
 	head -c 9M /dev/urandom >raw
 	must "$QCOW_CREATE" -q -f vhd 0 b raw
@@ -202,33 +202,33 @@ parents() {
 	for way in '0=W2ru,.\base\one.vhd' '3=MacX,file://./base/one.vhd' '7=W2ru,base\one.vhd'; do
 		cp two dir/two.vhd
 		edit dir/two.vhd locator:0=W2ku,'C:\images\none.vhd' locator:1=W2ku, "locator:$way"
-		must "$QCOW_CHECK" vhd:dir/two.vhd
+		must "$IMAGE_CHECK" vhd:dir/two.vhd
 		grep -q 'base/one.vhd' out.txt || fail "$way: $(cat out.txt)"
 		cp model got
 		writes dir/two.vhd got ops=30
 	done
 	cp two dir/base/two.vhd
 	edit dir/base/two.vhd locator:0=W2ku,'D:\images\one.vhd' locator:1=W2ku,
-	must "$QCOW_CHECK" vhd:dir/base/two.vhd
+	must "$IMAGE_CHECK" vhd:dir/base/two.vhd
 	edit dir/base/two.vhd locator:0=W2ku,
-	must "$QCOW_CHECK" vhd:dir/base/two.vhd # by the name in the header
+	must "$IMAGE_CHECK" vhd:dir/base/two.vhd # by the name in the header
 	cp two dir/two.vhd
 	edit dir/two.vhd locator:0=W2ru,gone.vhd locator:1=W2ku,
 	edit dir/two.vhd header:64=0000
-	refuses 'two.vhd: its parent: .*gone.vhd: No such file' "$QCOW_CHECK" vhd:dir/two.vhd
+	refuses 'two.vhd: its parent: .*gone.vhd: No such file' "$IMAGE_CHECK" vhd:dir/two.vhd
 	edit dir/two.vhd locator:0=W2ru,
-	refuses 'two.vhd: does not say where its parent is' "$QCOW_CHECK" vhd:dir/two.vhd
+	refuses 'two.vhd: does not say where its parent is' "$IMAGE_CHECK" vhd:dir/two.vhd
 	# the same name, but another image
 	cp two dir/two.vhd
 	rm dir/base/one.vhd
 	must "$QCOW_CREATE" -q -f vhd 9M dir/base/one.vhd
-	refuses 'one.vhd is not the one it was made over' "$QCOW_CHECK" vhd:dir/two.vhd
+	refuses 'one.vhd is not the one it was made over' "$IMAGE_CHECK" vhd:dir/two.vhd
 	rm dir/base/one.vhd
-	refuses 'two.vhd: its parent: .*one.vhd: No such' "$QCOW_CHECK" vhd:dir/two.vhd
-	refuses 'backing-format= is given' "$QCOW_CHECK" vhd:dir/base/alone,backing-format=raw
+	refuses 'two.vhd: its parent: .*one.vhd: No such' "$IMAGE_CHECK" vhd:dir/two.vhd
+	refuses 'backing-format= is given' "$IMAGE_CHECK" vhd:dir/base/alone,backing-format=raw
 	cp dir/two.vhd self.vhd
 	edit self.vhd locator:0=W2ru,self.vhd locator:1=W2ku,
-	refuses 'self.vhd: its parent: .*(chain|lock|in use|comes back)' "$QCOW_CHECK" vhd:self.vhd
+	refuses 'self.vhd: its parent: .*(chain|lock|in use|comes back)' "$IMAGE_CHECK" vhd:self.vhd
 }
 
 # Blocks that share a place, or lie outside: told, and never written.
@@ -236,17 +236,17 @@ tables() {
 	good 9M
 	cp good a
 	edit a bat:1=$(peek a 1536 4)
-	"$QCOW_CHECK" vhd:a >out.txt 2>&1
+	"$IMAGE_CHECK" vhd:a >out.txt 2>&1
 	[ $? = 3 ] && grep -q 'have the same place' out.txt || fail "$(cat out.txt)"
 	cp good a
 	edit a bat:1=00000003
-	"$QCOW_CHECK" vhd:a >out.txt 2>&1
+	"$IMAGE_CHECK" vhd:a >out.txt 2>&1
 	grep -q 'lies on a table' out.txt || fail "$(cat out.txt)"
 	cp good a
 	edit a bat:1=00ffffff
-	"$QCOW_CHECK" vhd:a >out.txt 2>&1
+	"$IMAGE_CHECK" vhd:a >out.txt 2>&1
 	grep -q 'does not lie in the file' out.txt || fail "$(cat out.txt)"
-	timeout 60 "$QCOW_RANDOM" vhd:a model ops=5 >out.txt 2>&1 && fail "it was written"
+	timeout 60 "$IMAGE_RANDOM" vhd:a model ops=5 >out.txt 2>&1 && fail "it was written"
 	grep -q 'a: its block 1, at .*, does not lie in' out.txt || fail "$(cat out.txt)"
 }
 

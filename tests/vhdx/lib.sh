@@ -3,7 +3,7 @@ driver=vhdx qemu=vhdx
 . "$(dirname "${BASH_SOURCE[0]}")/../images/lib.sh"
 
 sound() { # IMAGE: our check finds no corruption
-	must "$QCOW_CHECK" "vhdx:$1"
+	must "$IMAGE_CHECK" "vhdx:$1"
 	grep -qx 'corruptions: 0' out.txt || fail "check: $(cat out.txt)"
 }
 

@@ -12,7 +12,7 @@ headers() {
 	while IFS='|' read -r commands what; do
 		cp good a
 		edit a $commands
-		refuses "a: $what" "$QCOW_CHECK" vhdx:a
+		refuses "a: $what" "$IMAGE_CHECK" vhdx:a
 	done <<'EOR'
 bytes 0 1 0|no VHDX image
 header 66 2 0|VHDX version 0
@@ -67,7 +67,7 @@ EOR
 	for n in 0 7 65536 1048575 1048576 2097152 3145728 4194303; do
 		cp good a
 		truncate -s $n a
-		refuses 'a: ' "$QCOW_CHECK" vhdx:a
+		refuses 'a: ' "$IMAGE_CHECK" vhdx:a
 	done
 }
 
@@ -84,11 +84,11 @@ halves() {
 	cp good a
 	edit a spoil header1
 	edit a spoil header2
-	refuses 'both of its headers' "$QCOW_CHECK" vhdx:a
+	refuses 'both of its headers' "$IMAGE_CHECK" vhdx:a
 	cp good a
 	edit a spoil regions1
 	edit a spoil regions2
-	refuses 'both of its region tables' "$QCOW_CHECK" vhdx:a
+	refuses 'both of its region tables' "$IMAGE_CHECK" vhdx:a
 }
 
 entries() {
@@ -98,7 +98,7 @@ entries() {
 	while read -r value what; do
 		cp good a
 		edit a entry 0 "$value"
-		"$QCOW_CHECK" vhdx:a >out.txt 2>&1
+		"$IMAGE_CHECK" vhdx:a >out.txt 2>&1
 		grep -q "$what" out.txt && ! grep -qx 'corruptions: 0' out.txt ||
 			fail "entry $value: $(cat out.txt)"
 	done <<-EOR
@@ -112,7 +112,7 @@ entries() {
 	EOR
 	cp good a
 	edit a entry 0 0x7ffffffffff00006
-	refuses 'it can be opened read-only' "$QCOW_RANDOM" vhdx:a model
+	refuses 'it can be opened read-only' "$IMAGE_RANDOM" vhdx:a model
 }
 
 # A log that is left: replayed in memory only, then in the file.
@@ -158,14 +158,14 @@ replays() {
 	for place in 0 65536 131072 0x100000 4097 0x7ffffffff000; do
 		cp good a
 		edit a log $place=1
-		refuses 'a: its log changes .*, which cannot be' "$QCOW_CHECK" vhdx:a
+		refuses 'a: its log changes .*, which cannot be' "$IMAGE_CHECK" vhdx:a
 	done
 	cp good a
 	edit a log cut $bat=same
-	refuses 'it has been cut off' "$QCOW_CHECK" vhdx:a
+	refuses 'it has been cut off' "$IMAGE_CHECK" vhdx:a
 	cp good a
 	edit a log 0x500000=1
-	refuses 'its log changes data: open it for writing once' "$QCOW_CHECK" vhdx:a
+	refuses 'its log changes data: open it for writing once' "$IMAGE_CHECK" vhdx:a
 }
 
 # What QEMU leaves when it is killed we replay, and it what we leave: bitmaps of ours
@@ -190,7 +190,7 @@ killed() {
 	wait $pid 2>/dev/null
 	cp a theirs
 	sum=$(sha256sum <a)
-	refuses 'open it for writing once' "$QCOW_CHECK" vhdx:a
+	refuses 'open it for writing once' "$IMAGE_CHECK" vhdx:a
 	same_file a "$sum"
 	# somebody who knows nothing of survivor memory: all was flushed
 	must qemu-img check -q -r all -f vhdx theirs
@@ -210,16 +210,16 @@ parents() {
 	cp -r sub good other
 	mv good gone
 	(cd other && must "$TAP_IMG" compare vhdx:sub/child aio:../start) # relative first
-	refuses 'its parent: .*good' "$QCOW_CHECK" vhdx:other/../sub/child
+	refuses 'its parent: .*good' "$IMAGE_CHECK" vhdx:other/../sub/child
 	mv gone good
 	writes good model seed=3 ops=5
-	refuses 'is not as it was when the image was made over it' "$QCOW_CHECK" vhdx:sub/child
+	refuses 'is not as it was when the image was made over it' "$IMAGE_CHECK" vhdx:sub/child
 	must "$QCOW_CREATE" -q -f vhdx -b vhdx 0 again good
 	must "$TAP_IMG" check vhdx:again # opened read-only: the parent stays as it is
 	must "$TAP_IMG" compare vhdx:again aio:model
 	must qemu-img create -q -f qcow2 q 1M
 	refuses 'a VHDX lies over a vhdx or a raw image' "$QCOW_CREATE" -q -f vhdx -b qcow2 0 c q
-	refuses 'backing-format= is given' "$QCOW_CHECK" vhdx:good,backing-format=raw
+	refuses 'backing-format= is given' "$IMAGE_CHECK" vhdx:good,backing-format=raw
 }
 
 # Bitmaps that an image lacks are made when it is opened for writing.

@@ -53,6 +53,4 @@ stale() {
 	[ "$(length)" -le "$full" ] || fail "$full bytes became $(length)"
 }
 
-seed=${RANDOM_SEED:-$((RANDOM * 32768 + RANDOM))}
-echo "seed=$seed"
-"$1"
+with_seed "$1"

@@ -6,7 +6,7 @@
 need qemu-img qemu-io python3
 
 clean_check() { # IMAGE: nothing is wrong, and nothing leaks
-	must "$QCOW_CHECK" "vmdk:$1"
+	must "$IMAGE_CHECK" "vmdk:$1"
 	grep -qx 'corruptions: 0' out.txt && grep -qx 'leaks: 0' out.txt || fail "$(cat out.txt)"
 }
 
@@ -78,7 +78,7 @@ split() {
 		grow a.vmdk model 5G
 		[ "$(grep -c '^RW 4192256 ' a.vmdk)" = 2 ] || fail "$(cat a.vmdk)"
 		touched a.vmdk 1M 2046M 4093M
-		must "$QCOW_CHECK" vmdk:a.vmdk
+		must "$IMAGE_CHECK" vmdk:a.vmdk
 	done
 	# so many that their names take more than a sector, and the descriptor another file
 	must "$TAP_IMG" create -q -f vmdk -o subformat=twoGbMaxExtentSparse b.vmdk 3G
@@ -100,7 +100,7 @@ split() {
 	rm c-s003.vmdk
 	must "$TAP_IMG" resize -q -f vmdk c.vmdk 7G
 	touched c.vmdk 2500M 6900M
-	must "$QCOW_CHECK" vmdk:c.vmdk
+	must "$IMAGE_CHECK" vmdk:c.vmdk
 }
 
 # What lies past the end of the disk is not seen when that moves.
@@ -168,7 +168,7 @@ parents() {
 	cp two.vmdk "$long/$long/long.vmdk"
 	refuses 'the names in its descriptor would be too long' \
 		"$TAP_IMG" rebase -f vmdk --unsafe -b "$long/$long/long.vmdk" -F vmdk c.vmdk
-	must "$QCOW_CHECK" vmdk:c.vmdk
+	must "$IMAGE_CHECK" vmdk:c.vmdk
 	must "$TAP_IMG" create -q -f vmdk -o subformat=monolithicFlat f.vmdk 1M
 	refuses 'f.vmdk: a flat image has no parent' \
 		"$TAP_IMG" rebase -f vmdk -b one.vmdk -F vmdk f.vmdk
@@ -182,10 +182,10 @@ leaks() {
 		head -c 5M /dev/urandom >model
 		must "$TAP_IMG" convert -q -f raw -O vmdk -o $kind model a.vmdk
 		for n in 1 2; do
-			timeout 60 "$QCOW_RANDOM" vmdk:a.vmdk model seed="$seed$n" ops=300 >out.txt 2>&1 ||
+			timeout 60 "$IMAGE_RANDOM" vmdk:a.vmdk model seed="$seed$n" ops=300 >out.txt 2>&1 ||
 				fail "$(cat out.txt)"
 		done
-		"$QCOW_CHECK" vmdk:a.vmdk >out.txt
+		"$IMAGE_CHECK" vmdk:a.vmdk >out.txt
 		was=$(sed -n 's/^leaks: //p' out.txt)
 		[ "$was" -gt 0 ] || fail "nothing has leaked: $(cat out.txt)"
 		size=$(stat -c %s a.vmdk)
@@ -219,6 +219,4 @@ failures() {
 	[ "$(cat disk-flat.vmdk)" = something ] || fail "a file that was there has changed"
 }
 
-seed=${RANDOM_SEED:-$((RANDOM * 32768 + RANDOM))}
-echo "seed=$seed"
-"$1"
+with_seed "$1"

@@ -9,7 +9,7 @@ sound() {
 }
 
 ours_reads() { # IMAGE MODEL: ours sees what the model holds, and no damage
-	must "$QCOW_CHECK" "vmdk:$1"
+	must "$IMAGE_CHECK" "vmdk:$1"
 	writes "$1" "$2" ops=1
 }
 

@@ -7,7 +7,7 @@ need qemu-img qemu-io python3
 reads() { # SPEC MODEL: ours reads what the model holds, and changes nothing
 	cp --preserve=timestamps model model.was 2>/dev/null
 	sha256sum ./*.vmdk >sums
-	must "$QCOW_CHECK" "$1"
+	must "$IMAGE_CHECK" "$1"
 	must "$TAP_IMG" compare -q -f vmdk -F raw "${1#vmdk:}" "$2"
 	must sha256sum -c --quiet sums
 }
@@ -21,7 +21,7 @@ kinds() {
 		must qemu-img compare -q -f vmdk -F raw a.vmdk raw
 		reads vmdk:a.vmdk raw
 		what='can be read, not written'
-		timeout 60 "$QCOW_RANDOM" vmdk:a.vmdk raw ops=1 >out.txt 2>&1 && fail "$kind was written"
+		timeout 60 "$IMAGE_RANDOM" vmdk:a.vmdk raw ops=1 >out.txt 2>&1 && fail "$kind was written"
 		grep -q "$what" out.txt || fail "says '$(cat out.txt)'"
 	done
 	clean
@@ -29,7 +29,7 @@ kinds() {
 	reads vmdk:a.vmdk raw
 	truncate -s -512 a.vmdk # an extent alone
 	must python3 "$here/make_esx.py" sesparse raw b.vmdk
-	must "$QCOW_CHECK" vmdk:b-delta.vmdk
+	must "$IMAGE_CHECK" vmdk:b-delta.vmdk
 }
 
 # Tools make an image under another name: its extents have the right ones.
@@ -71,15 +71,15 @@ cids() {
 	must qemu-img convert -f raw -O vmdk raw base.vmdk
 	must "$QCOW_CREATE" -q -f vmdk -b vmdk 0 a.vmdk base.vmdk
 	was=$(cid base.vmdk)
-	timeout 60 "$QCOW_RANDOM" vmdk:base.vmdk model ops=0 >/dev/null || fail "opening it"
+	timeout 60 "$IMAGE_RANDOM" vmdk:base.vmdk model ops=0 >/dev/null || fail "opening it"
 	[ "$(cid base.vmdk)" = "$was" ] || fail "nothing was written, and its CID is another one"
-	must "$QCOW_CHECK" vmdk:a.vmdk
-	timeout 60 "$QCOW_RANDOM" vmdk:base.vmdk model ops=20 >/dev/null || fail "writing it"
+	must "$IMAGE_CHECK" vmdk:a.vmdk
+	timeout 60 "$IMAGE_RANDOM" vmdk:base.vmdk model ops=20 >/dev/null || fail "writing it"
 	[ "$(cid base.vmdk)" != "$was" ] || fail "it was written, and its CID is the same"
-	refuses 'a.vmdk: its parent .*base.vmdk has been changed: its CID is' "$QCOW_CHECK" vmdk:a.vmdk
-	must "$QCOW_CHECK" vmdk:a.vmdk,stale-parent=on
+	refuses 'a.vmdk: its parent .*base.vmdk has been changed: its CID is' "$IMAGE_CHECK" vmdk:a.vmdk
+	must "$IMAGE_CHECK" vmdk:a.vmdk,stale-parent=on
 	rm base.vmdk
-	refuses 'a.vmdk: its parent: .*base.vmdk: No such file' "$QCOW_CHECK" vmdk:a.vmdk
+	refuses 'a.vmdk: its parent: .*base.vmdk: No such file' "$IMAGE_CHECK" vmdk:a.vmdk
 }
 
 # Files that a descriptor names lie in its folder, wherever links lead.
@@ -89,17 +89,17 @@ folder() {
 	cp in/a-flat.vmdk out/a-flat.vmdk
 	for name in "$work/out/a-flat.vmdk" ../out/a-flat.vmdk ../in/a-flat.vmdk; do
 		sed "s,a-flat.vmdk,$name," in/a.vmdk >in/b.vmdk
-		refuses 'names the extent .*, which is not in its folder' "$QCOW_CHECK" vmdk:in/b.vmdk
-		must "$QCOW_CHECK" vmdk:in/b.vmdk,anywhere=on
+		refuses 'names the extent .*, which is not in its folder' "$IMAGE_CHECK" vmdk:in/b.vmdk
+		must "$IMAGE_CHECK" vmdk:in/b.vmdk,anywhere=on
 	done
 	ln -s ../out in/link
 	ln -s ../out/a-flat.vmdk in/c-flat.vmdk
 	for name in link/a-flat.vmdk c-flat.vmdk; do
 		sed "s,a-flat.vmdk,$name," in/a.vmdk >in/b.vmdk
-		refuses 'is not in its folder' "$QCOW_CHECK" vmdk:in/b.vmdk
+		refuses 'is not in its folder' "$IMAGE_CHECK" vmdk:in/b.vmdk
 	done
 	sed "s,a-flat.vmdk,nothing.vmdk," in/a.vmdk >in/b.vmdk
-	refuses 'nothing.vmdk: No such file' "$QCOW_CHECK" vmdk:in/b.vmdk
+	refuses 'nothing.vmdk: No such file' "$IMAGE_CHECK" vmdk:in/b.vmdk
 }
 
 # The second copy of the tables is mended where an image was not closed, and only there.
@@ -111,31 +111,31 @@ second_copies() {
 	table=$(($(od -An -tu4 -j $(($(od -An -tu8 -j 48 -N 8 a.vmdk) * 512)) -N 4 a.vmdk) * 512))
 	good=$(peek a.vmdk $table 64)
 	poke a.vmdk $table 00000000ffff0000
-	"$QCOW_CHECK" vmdk:a.vmdk >out.txt
+	"$IMAGE_CHECK" vmdk:a.vmdk >out.txt
 	[ $? = 3 ] || fail "two copies that differ: $(cat out.txt)"
 	grep -q 'are not what its second copy says' out.txt || fail "says $(cat out.txt)"
 	poke a.vmdk 72 01
-	must "$QCOW_CHECK" vmdk:a.vmdk
+	must "$IMAGE_CHECK" vmdk:a.vmdk
 	[ "$(peek a.vmdk 72 1)" = 01 ] || fail "a reader has changed it"
 	writes a.vmdk model ops=0
 	[ "$(peek a.vmdk $table 64)" = "$good" ] || fail "it was not mended"
 	[ "$(peek a.vmdk 72 1)" = 00 ] || fail "it is still marked as in use"
-	must "$QCOW_CHECK" vmdk:a.vmdk
+	must "$IMAGE_CHECK" vmdk:a.vmdk
 	poke a.vmdk $table 00000000ffff0000
 	"$TAP_IMG" check -f vmdk -r all a.vmdk >out.txt 2>&1
 	grep -q 'Repaired: 1 errors' out.txt || fail "tap-img check: $(cat out.txt)"
-	must "$QCOW_CHECK" vmdk:a.vmdk
+	must "$IMAGE_CHECK" vmdk:a.vmdk
 }
 
 # Tables have places of their own: none in the descriptor, none in each other.
 overlaps() {
 	must "$VMDK_CREATE" good.vmdk 9437184 monolithicSparse
-	must "$QCOW_CHECK" vmdk:good.vmdk
+	must "$IMAGE_CHECK" vmdk:good.vmdk
 	directory=$(($(od -An -tu8 -j 56 -N 8 good.vmdk) * 512))
 	for sector in 07000000 "$(peek good.vmdk $(($(od -An -tu8 -j 48 -N 8 good.vmdk) * 512)) 4)"; do
 		cp good.vmdk a.vmdk
 		poke a.vmdk $directory "$sector"
-		"$QCOW_CHECK" vmdk:a.vmdk >out.txt
+		"$IMAGE_CHECK" vmdk:a.vmdk >out.txt
 		[ $? = 3 ] || fail "a table where something else lies: $(cat out.txt)"
 		grep -q 'lies where something else does' out.txt || fail "says $(cat out.txt)"
 	done
@@ -146,7 +146,7 @@ headers() {
 	while read -r at bytes what; do
 		cp good.vmdk a
 		poke a "$at" "$bytes"
-		refuses "$what" "$QCOW_CHECK" vmdk:a
+		refuses "$what" "$IMAGE_CHECK" vmdk:a
 	done <<'EOR'
 0 00 no VMDK image
 4 00000000 VMDK version 0
@@ -174,7 +174,7 @@ EOR
 	for n in 0 1 72 511 512 600 10752 11000 13312; do
 		cp good.vmdk a
 		truncate -s $n a
-		"$QCOW_CHECK" vmdk:a >out.txt 2>err.txt && fail "$n bytes of it were opened"
+		"$IMAGE_CHECK" vmdk:a >out.txt 2>err.txt && fail "$n bytes of it were opened"
 		[ "$(wc -l <err.txt)" = 1 ] || fail "$n bytes: '$(cat err.txt)'"
 	done
 	head -c 1M /dev/urandom >raw
@@ -185,7 +185,7 @@ EOR
 			for bytes in ffffffff 00000080; do
 				cp a-delta.vmdk b
 				poke b "$at" $bytes
-				timeout 20 "$QCOW_CHECK" vmdk:b >out.txt 2>err.txt
+				timeout 20 "$IMAGE_CHECK" vmdk:b >out.txt 2>err.txt
 				code=$?
 				[ $code -lt 5 ] || fail "$kind, $bytes at $at: exit $code: $(cat err.txt)"
 				[ $code != 1 ] || [ "$(wc -l <err.txt)" = 1 ] || fail "$(cat err.txt)"
@@ -194,7 +194,7 @@ EOR
 		for n in 0 100 512 2048 2060 9000 $((size / 2)); do
 			cp a-delta.vmdk b
 			truncate -s $n b
-			timeout 20 "$QCOW_CHECK" vmdk:b >out.txt 2>err.txt
+			timeout 20 "$IMAGE_CHECK" vmdk:b >out.txt 2>err.txt
 			code=$?
 			[ $code = 1 ] || [ $code = 3 ] || [ $code = 4 ] || fail "$kind, $n bytes: exit $code"
 		done
@@ -206,7 +206,7 @@ descriptors() {
 	cp a.vmdk good
 	while IFS='|' read -r change what; do
 		sed "$change" good >b.vmdk
-		refuses "$what" "$QCOW_CHECK" vmdk:b.vmdk
+		refuses "$what" "$IMAGE_CHECK" vmdk:b.vmdk
 	done <<'EOR'
 s/^# Disk.*/hello/|no VMDK image
 /^CID/d|its descriptor has no CID
@@ -229,16 +229,16 @@ s/^parentCID.*/parentCID=00000001/|has a parent, but its descriptor does not say
 s/^parentCID.*/&\nparentCID=1\nparentFileNameHint="c"/|has a parent, and extents that hide it
 EOR
 	{ cat good; for i in $(seq 600); do echo 'RW 1 ZERO'; done; } >b.vmdk
-	refuses 'has more than 512 extents' "$QCOW_CHECK" vmdk:b.vmdk
+	refuses 'has more than 512 extents' "$IMAGE_CHECK" vmdk:b.vmdk
 	{ cat good; head -c 2M /dev/zero | tr '\0' '#'; } >b.vmdk
-	refuses 'a descriptor of .* bytes is too long' "$QCOW_CHECK" vmdk:b.vmdk
+	refuses 'a descriptor of .* bytes is too long' "$IMAGE_CHECK" vmdk:b.vmdk
 	sed 's/^RW/RDONLY/' good >b.vmdk
-	must "$QCOW_CHECK" vmdk:b.vmdk
+	must "$IMAGE_CHECK" vmdk:b.vmdk
 	truncate -s 1M model
-	"$QCOW_RANDOM" vmdk:b.vmdk model ops=1 >out.txt 2>&1 && fail "an extent to be read was written"
+	"$IMAGE_RANDOM" vmdk:b.vmdk model ops=1 >out.txt 2>&1 && fail "an extent to be read was written"
 	grep -q 'its extent 0 is to be read only' out.txt || fail "says $(cat out.txt)"
 	{ cat good; echo 'RW 4096 ZERO'; } >b.vmdk
-	must "$QCOW_CHECK" vmdk:b.vmdk
+	must "$IMAGE_CHECK" vmdk:b.vmdk
 }
 
 # Whatever header, descriptor and tables hold: errors, but no harm

@@ -73,7 +73,7 @@ mixed() {
 	RW 1024 SPARSE "p4.vmdk"
 	RW 1023 SPARSE "p5.vmdk"
 	END
-	refuses 'p3-flat.vmdk: in use' "$QCOW_RANDOM" vmdk:a.vmdk model
+	refuses 'p3-flat.vmdk: in use' "$IMAGE_RANDOM" vmdk:a.vmdk model
 	sed -i '/RW 24 FLAT/d; s/RW 1000 FLAT.*/RW 1024 FLAT "p3-flat.vmdk" 0/' a.vmdk
 	model $((5119 * 512))
 	no_check=1
@@ -109,7 +109,7 @@ over_raw() {
 	cp raw was
 	must "$QCOW_CREATE" -q -f vmdk -b raw 0 a.vmdk raw
 	for seed in "$1" "$1"1; do
-		timeout 120 "$QCOW_RANDOM" vmdk:a.vmdk model seed="$seed" >out.txt 2>&1 ||
+		timeout 120 "$IMAGE_RANDOM" vmdk:a.vmdk model seed="$seed" >out.txt 2>&1 ||
 			fail "$(cat out.txt)"
 	done
 	cmp raw was || fail "the image below was changed"

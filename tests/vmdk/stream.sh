@@ -62,7 +62,7 @@ reads() {
 		walk a.vmdk raw
 		must qemu-img compare -q -f vmdk -F raw a.vmdk raw
 		must qemu-img check -q -f vmdk a.vmdk
-		must "$QCOW_CHECK" vmdk:a.vmdk
+		must "$IMAGE_CHECK" vmdk:a.vmdk
 		must "$TAP_IMG" compare -q -f vmdk -F raw a.vmdk raw
 	done
 	libvmdk_reads a.vmdk raw
@@ -80,11 +80,11 @@ once() {
 	must "$TAP_IMG" create -q -f vmdk -o subformat=streamOptimized a.vmdk \
 		$((9 * 1048576 + 1536))
 	must qemu-img check -q -f vmdk a.vmdk
-	must "$QCOW_CHECK" vmdk:a.vmdk
+	must "$IMAGE_CHECK" vmdk:a.vmdk
 	grep -qx 'allocated: 0 of 145' out.txt || fail "$(cat out.txt)"
 	cp a.vmdk empty.vmdk
 	cp raw model
-	timeout 60 "$QCOW_RANDOM" vmdk:a.vmdk model ops=3 >out.txt 2>&1 && fail "a guest wrote it"
+	timeout 60 "$IMAGE_RANDOM" vmdk:a.vmdk model ops=3 >out.txt 2>&1 && fail "a guest wrote it"
 	cmp a.vmdk empty.vmdk || fail "and it has changed"
 	must "$TAP_IMG" convert -q -n -c -f raw -O vmdk raw a.vmdk
 	walk a.vmdk raw

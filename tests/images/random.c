@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * qcow-random IMAGE MODEL [key=value...]
+ * image-random IMAGE MODEL [key=value...]
  *
  * Does a random sequence of writes, zeroing, discards, reads, flushes and
  * reopenings to a disk, many at a time, and keeps a model of what it must hold,

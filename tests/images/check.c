@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * qcow-check [TYPE:]IMAGE: opens it read-only, checks it, prints what was found, and
+ * image-check [TYPE:]IMAGE: opens it read-only, checks it, prints what was found, and
  * reads it from end to end. Exit 0: sound; 1: cannot be opened; 3: corruptions
  * were found; 4: a part cannot be read.
  */
