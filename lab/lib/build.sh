@@ -6,6 +6,7 @@
 #
 #   domain 0:  Xen's user land | modules | init, guest | --tree and libraries
 #   guest:     a few programs  | modules | init        | --guest-tree ...
+#   driver:    all of domain 0's | modules | a guest's init
 #
 # The guests' kernels and ram disks lie in host/, which domain 0 sees as /host.
 
@@ -42,6 +43,7 @@ lab_build() {
 	for series in $(printf '%s\n' "${guest_kernels[@]}" | sort -uV); do
 		guest_build "$series"
 	done
+	[[ ! $driver ]] || driver_build
 	printf '%s\n' "${guest_kernels[0]}" >"$state/host/guest/default"
 	printf 'Xen %s, domain 0 with Linux %s, guests with Linux %s\n' \
 		"$xen" "$kernel" "${guest_kernels[*]}" >"$state/about"
@@ -79,6 +81,19 @@ guest_build() {
 	cat "$state/parts/base.cpio" "$state/parts/$series.cpio" >"$dir/ramdisk"
 	ln -f "$cache/kernel/$series/vmlinux" "$dir/vmlinux" 2>/dev/null ||
 		cp "$cache/kernel/$series/vmlinux" "$dir/vmlinux"
+}
+
+# A guest with all that domain 0 has, to be a back end for other guests.
+driver_build() {
+	local dir=$state/host/guest/driver root=$state/parts/driver
+	mkdir -p "$dir"
+	root_make "$root"
+	modules_add "$root" "$kernel" "$LAB_HOME/driver/modules"
+	install -m 755 "$LAB_HOME/guest/init" "$root/init"
+	root_pack "$root" "$root.cpio"
+	cat "$state/dom0.cpio" "$root.cpio" >"$dir/ramdisk"
+	ln -f "$cache/kernel/$kernel/vmlinux" "$dir/vmlinux" 2>/dev/null ||
+		cp "$cache/kernel/$kernel/vmlinux" "$dir/vmlinux"
 }
 
 # usage: modules_add ROOT SERIES LIST

@@ -137,6 +137,9 @@ no_zombies() {
 	soon 10 bash -c "! xl list | grep -q '(null)'"
 }
 
+# shellcheck source=lab-xl.sh
+. "$(dirname "$0")/lab-xl.sh"
+
 # ---- cases ----------------------------------------------------------------------
 
 the_script_says_that_no_daemon_runs() {
@@ -151,6 +154,7 @@ the_script_says_that_no_daemon_runs() {
 images_are_made() {
 	truncate -s 32M /store/{b,c,d,p,phy}.img
 	qemu-img create -q -f qcow /store/a.qcow 32M
+	qemu-img create -q -f qcow /store/e.qcow 32M
 	phy=$(losetup -f --show /store/phy.img)
 	echo "$phy" >/run/phy
 }
@@ -378,10 +382,12 @@ a_killed_tapdisks_disk_is_detached() {
 }
 
 all_is_gone_when_the_guests_are() {
+	load xvda | guest exec one
 	xl destroy one
 	guest stop two
 	nothing_left
 	no_zombies
+	no_port_is_left
 }
 
 ended_in_order() {
@@ -401,6 +407,7 @@ fi
 try the_script_says_that_no_daemon_runs
 try daemon_start
 try images_are_made
+try ports_are_counted
 try 300 two_guests_start
 try a_guest_with_6.1_keeps_its_files_on_qcow
 try a_guest_with_6.12_keeps_its_files_on_aio
@@ -414,6 +421,9 @@ try a_front_end_that_writes_garbage_is_told_to_close
 try domains_come_and_go
 try tap_ctl_attaches_without_xl
 try an_image_is_mounted_on_the_host
+try a_guest_is_saved_and_restored
+[[ $xen = 4.17 ]] || try 320 a_guest_migrates_with_its_disks
+try a_disk_is_detached_under_load two
 try a_new_daemon_finds_disks_under_load
 try a_killed_tapdisk_hurts_its_own_disk_only
 try a_killed_tapdisks_disk_is_detached

@@ -35,7 +35,7 @@ cases() {
 	"$lab" boot --state "$work/state" --xen "$xen" --kernel "$kernel" --guest-kernel 6.1 \
 		--guest-kernel 6.12 --tree "$work/tree" --lifetime 1200 || return
 	rm -f "$work/state/host/blktapctrl.log"
-	cp "$here/lab-dom0.sh" "$work/state/host/"
+	cp "$here"/lab-{dom0,xl}.sh "$work/state/host/"
 	# In the background, so that a signal is heeded at once. The longest case
 	# has 300 s, and a case that ends says so.
 	"$lab" run --state "$work/state" --timeout 900 --stall 330 <<-END >"$work/cases" &
