@@ -423,12 +423,16 @@ int vmdk_extent_end(struct vmdk *v, struct vmdk_extent *e, uint64_t end, struct 
 
 bool vmdk_holds_end(struct vmdk *v)
 {
+	struct td_cache *cache = v->extent[v->extents - 1].cache;
 	struct td_park nobody = { 0 };
+	bool was = td_cache_blocks(cache);
 	struct td_spot spot;
+	int err;
 
-	td_cache_block(v->extent[v->extents - 1].cache, true);
-	return !vmdk_sparse_ops.find(v->img, &nobody, v->img->size - VMDK_SECTOR, VMDK_SECTOR, &spot) &&
-	       spot.kind != TD_SPOT_HOLE;
+	td_cache_block(cache, true);
+	err = vmdk_sparse_ops.find(v->img, &nobody, v->img->size - VMDK_SECTOR, VMDK_SECTOR, &spot);
+	td_cache_block(cache, was);
+	return !err && spot.kind != TD_SPOT_HOLE;
 }
 
 void vmdk_extents_close(struct vmdk *v)
