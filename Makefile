@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 BUILD ?= build
 
-.PHONY: all check install demo bench bench-xen powercut fuzz differential format clean
+.PHONY: all check install demo bench bench-xen bench-ocfs2 powercut fuzz differential format clean
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD)
@@ -32,6 +32,11 @@ bench: all
 bench-xen: all
 	scripts/install-packages demo bench-xen
 	bench/xen/run --build $(BUILD) $(BENCH_ARGS)
+
+# OCFS2 on a RAM disk of two guests, and NFS between the two, in the lab
+bench-ocfs2: all
+	scripts/install-packages demo
+	MESON_BUILD_ROOT=$(abspath $(BUILD)) tests/xen/lab.sh 4.20 6.12 ocfs2_beside_nfs
 
 # As long as one wants: SECONDS=3600 make powercut
 powercut: all

@@ -12,8 +12,9 @@
 
 # Programs of the guests' ram disk, beside busybox.
 guest_programs=(
-	bash blkdiscard blockdev cmp dd e2fsck fallocate flock kmod losetup lsblk
-	md5sum mke2fs sha256sum stat sync tail timeout truncate
+	bash blkdiscard blockdev cmp dd e2fsck fallocate flock fsck.ocfs2 kmod losetup
+	lsblk md5sum mke2fs mkfs.ocfs2 mount.ocfs2 ocfs2_hb_ctl sha256sum stat sync
+	tail timeout truncate
 )
 
 lab_build() {
@@ -32,7 +33,7 @@ lab_build() {
 		cp "$cache/kernel/$kernel/vmlinux" "$state/vmlinux"
 
 	root_make "$work/dom0"
-	modules_add "$work/dom0" "$kernel" "$LAB_HOME/dom0/modules"
+	modules_add "$work/dom0" "$kernel" <"$LAB_HOME/dom0/modules"
 	install -m 755 "$LAB_HOME/dom0/init" "$work/dom0/init"
 	install -m 755 "$LAB_HOME/dom0/guest" "$work/dom0/usr/bin/guest"
 	[[ ! $tree ]] || tree_add "$work/dom0" "$tree"
@@ -76,7 +77,11 @@ guest_build() {
 	local series=$1 dir=$state/host/guest/$1
 	mkdir -p "$dir"
 	root_make "$state/parts/$series"
-	modules_add "$state/parts/$series" "$series" "$LAB_HOME/guest/modules"
+	# shellcheck disable=SC2086
+	{
+		cat "$LAB_HOME/guest/modules"
+		[[ ! $guest_modules ]] || printf '%s -\n' $guest_modules
+	} | modules_add "$state/parts/$series" "$series"
 	root_pack "$state/parts/$series" "$state/parts/$series.cpio"
 	cat "$state/parts/base.cpio" "$state/parts/$series.cpio" >"$dir/ramdisk"
 	ln -f "$cache/kernel/$series/vmlinux" "$dir/vmlinux" 2>/dev/null ||
@@ -88,7 +93,7 @@ driver_build() {
 	local dir=$state/host/guest/driver root=$state/parts/driver
 	mkdir -p "$dir"
 	root_make "$root"
-	modules_add "$root" "$kernel" "$LAB_HOME/driver/modules"
+	modules_add "$root" "$kernel" <"$LAB_HOME/driver/modules"
 	install -m 755 "$LAB_HOME/guest/init" "$root/init"
 	root_pack "$root" "$root.cpio"
 	cat "$state/dom0.cpio" "$root.cpio" >"$dir/ramdisk"
@@ -96,9 +101,9 @@ driver_build() {
 		cp "$cache/kernel/$kernel/vmlinux" "$dir/vmlinux"
 }
 
-# usage: modules_add ROOT SERIES LIST
+# usage: modules_add ROOT SERIES <LIST
 modules_add() {
-	local root=$1 from=$cache/kernel/$2/modules list=$3 release name marks files file
+	local root=$1 from=$cache/kernel/$2/modules release name marks files file
 	release=$(cat "$cache/kernel/$2/release")
 	mkdir -p "$root/usr/lib/modules/$release" "$root/etc"
 	while read -r name marks; do
@@ -114,7 +119,7 @@ modules_add() {
 			install -D -m 644 "$file" "$root/${file#"$from/"}"
 		done <<<"$files"
 		[[ $marks = *-* ]] || echo "$name"
-	done <"$list" >"$root/etc/modules"
+	done >"$root/etc/modules"
 	cp "$from/usr/lib/modules/$release"/modules.{builtin*,order} \
 		"$root/usr/lib/modules/$release/"
 	PATH=$PATH:/usr/sbin:/sbin depmod -b "$root" "$release"

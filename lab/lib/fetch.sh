@@ -18,19 +18,22 @@
 # User land of domain 0, beside Xen's own tools.
 dom0_packages=(
 	bash bsdutils busybox-static coreutils diffutils e2fsprogs fdisk findutils
-	gawk grep hostname jq kmod mount procps qemu-utils sed strace util-linux
-	xenstore-utils
+	gawk grep hostname jq kmod mount ocfs2-tools procps qemu-utils sed strace
+	util-linux xenstore-utils
 )
 
 # What those depend on but nothing here uses.
-unused_packages='^(perl.*|libperl.*|.*-perl|(lib)?python3.*|debconf|dpkg|adduser|ucf|usrmerge|install-info|media-types|sensible-utils|libdb5.*|libsqlite.*|gcc-.*-base|base-files|base-passwd|init-system-helpers|.*-common-data)$'
+unused_packages='^(perl.*|libperl.*|.*-perl|(lib)?python3.*|debconf|dpkg|adduser|ucf|usrmerge|install-info|media-types|sensible-utils|libdb5.*|libsqlite.*|gcc-.*-base|base-files|base-passwd|init-system-helpers|lsb-base|psmisc|readline-common|sysvinit-utils|.*-common-data)$'
 
 # Parts of a kernel package that can hold a module of modules-dom0 or
 # modules-guest, or one that those need.
 kernel_parts=(
-	drivers/block drivers/dax drivers/md drivers/scsi drivers/virtio
-	drivers/xen fs/9p fs/ext4 fs/fscache fs/jbd2 fs/fuse fs/netfs fs/xfs
-	fs/configfs 'fs/mbcache*' net/9p lib crypto arch/x86/crypto
+	drivers/block drivers/dax drivers/md drivers/net/xen-netback
+	'drivers/net/xen-netfront*' drivers/scsi drivers/virtio drivers/xen
+	fs/9p fs/configfs fs/ext4 fs/fscache fs/fuse fs/jbd2 fs/lockd 'fs/mbcache*'
+	fs/netfs fs/nfs fs/nfs_common fs/nfsd fs/ocfs2 fs/quota fs/xfs net/802
+	net/9p net/bridge net/dns_resolver net/llc net/sunrpc lib crypto
+	arch/x86/crypto
 )
 
 lab_fetch() {

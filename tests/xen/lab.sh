@@ -3,13 +3,14 @@
 #
 # The whole thing on a real Xen host in QEMU: stock xl, real guests, our tree.
 #
-#   lab.sh XEN KERNEL      e.g. lab.sh 4.17 6.1: Xen, and the kernel of domain 0
+#   lab.sh XEN KERNEL [CASE]  e.g. lab.sh 4.17 6.1: Xen, and the kernel of domain 0
 #
-# One boot serves all cases; they are in lab-dom0.sh. Exit code 77: no QEMU here.
+# One boot serves all cases; they are in lab-*.sh. With CASE only that is run, and its
+# words are shown. Exit code 77: no QEMU here.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source=$(cd "$here/../.." && pwd)
-xen=$1 kernel=$2
+xen=$1 kernel=$2 only=${3-}
 lab=$source/lab/lab
 
 for tool in qemu-system-x86_64 cpio mkfs.ext4; do
@@ -33,13 +34,14 @@ DESTDIR=$work/tree meson install -C "${MESON_BUILD_ROOT:?run by meson test}" \
 cases() {
 	local code=0
 	"$lab" boot --state "$work/state" --xen "$xen" --kernel "$kernel" --guest-kernel 6.1 \
-		--guest-kernel 6.12 --tree "$work/tree" --lifetime 1200 || return
+		--guest-kernel 6.12 --guest-modules "${only:+nfsd nfsv4}" \
+		--tree "$work/tree" --lifetime 1400 || return
 	rm -f "$work/state/host/blktapctrl.log"
-	cp "$here"/lab-{dom0,xl}.sh "$work/state/host/"
+	cp "$here"/lab-{dom0,xl,ocfs2}.sh "$work/state/host/"
 	# In the background, so that a signal is heeded at once. The longest case
 	# has 300 s, and a case that ends says so.
-	"$lab" run --state "$work/state" --timeout 900 --stall 330 <<-END >"$work/cases" &
-		exec bash /host/lab-dom0.sh $xen
+	"$lab" run --state "$work/state" --timeout 1100 --stall 330 <<-END >"$work/cases" &
+		exec bash /host/lab-dom0.sh $xen $only
 	END
 	wait $! || code=$?
 	if ((code)); then
