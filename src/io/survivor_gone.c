@@ -7,18 +7,21 @@
  * An image may have been renamed, so a name that is not there tells nothing; nor does its
  * inode number, which somebody else may have by now. The kernel's handle of it does: it
  * opens what it was made of, or says that this is no more. Only root may open by a handle,
- * and not all file systems have any; then all stays as it is.
+ * not all file systems have any, and of those across the network a handle may fail for
+ * other reasons; then all stays as it is.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "base/guard.h"
@@ -81,6 +84,24 @@ static int open_file_system(const struct survivor_head *head)
 	return fd;
 }
 
+/* Whether one that says that there is no such file is right. */
+static bool knows_its_files(int fd)
+{
+	struct statfs fs;
+
+	if (fstatfs(fd, &fs) < 0)
+		return false;
+	switch (fs.f_type) {
+	case EXT4_SUPER_MAGIC:
+	case XFS_SUPER_MAGIC:
+	case BTRFS_SUPER_MAGIC:
+	case F2FS_SUPER_MAGIC:
+	case TMPFS_MAGIC:
+		return true;
+	}
+	return false;
+}
+
 /* ---- one of them -------------------------------------------------------------------- */
 
 static bool image_is_gone(const struct survivor_head *head)
@@ -96,7 +117,7 @@ static bool image_is_gone(const struct survivor_head *head)
 		return false;
 	memcpy(handle.head.f_handle, head->handle, head->handle_bytes);
 	on = open_file_system(head);
-	if (on < 0)
+	if (on < 0 || !knows_its_files(on))
 		return false;
 	fd = open_by_handle_at(on, &handle.head, O_PATH | O_CLOEXEC);
 	return fd < 0 && errno == ESTALE;

@@ -30,7 +30,10 @@ def killed(image):
 
 
 def handles(path):
-    """Whether the file system has handles, and we may open by them."""
+    """Whether the file system is one of those, and we may open by its handles."""
+    if run("stat", "-f", "-c", "%t", ".").strip() not in (
+            "ef53", "58465342", "9123683e", "f2f52010", "1021994"):
+        return False
     libc = ctypes.CDLL(None, use_errno=True)
     room = ctypes.create_string_buffer(8 + 128)
     ctypes.memmove(room, (128).to_bytes(4, sys.byteorder), 4)
