@@ -33,16 +33,11 @@ opens() { # SPEC
 	"$TAP_IMG" convert -q --force "$1" raw:out
 }
 
-fresh() { # SIZE
-	rm -f model
-	truncate -s "$1" model
-}
-
 created() {
 	for more in '' ,cluster_size=512 ,cluster_size=2M ,extended_l2=on \
 		,preallocation=metadata ,extended_l2=on,preallocation=falloc; do
 		ours a 5001K "$more"
-		fresh 5001K
+		model 5001K
 		sound a model
 		options=,key-file=key writes a model seed="$seed"
 	done
@@ -53,7 +48,7 @@ qemus() {
 		iter-time=1,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,encrypt.ivgen-hash-alg=sha256; do
 		image a 5M "${secret[@]}" \
 			-o "encrypt.format=luks,encrypt.key-secret=s,encrypt.$more"
-		fresh 5M
+		model 5M
 		must qemu-io "${secret[@]}" -c 'write -P 7 1000000 500000' --image-opts "$(theirs a)"
 		must qemu-io -f raw -c 'write -P 7 1000000 500000' model
 		options=,key-file=key writes a model seed="$seed"
@@ -131,7 +126,7 @@ silent() {
 aes() {
 	image a 3M "${secret[@]}" -o encrypt.format=aes,encrypt.key-secret=s
 	must qemu-io "${secret[@]}" -c 'write -P 5 12345 1000000' --image-opts "$(theirs a)"
-	fresh 3M
+	model 3M
 	must qemu-io -f raw -c 'write -P 5 12345 1000000' model
 	"$TAP_IMG" compare qcow2:a,key-file=key raw:model >out.txt 2>&1 || fail "AES: $(cat out.txt)"
 	grep -q 'its encryption is weak' out.txt || fail "no warning"
