@@ -474,6 +474,7 @@ if [[ $xen = 4.20 ]]; then # once is enough: nothing in it depends on xl
 	try ocfs2_is_clean_after_all
 fi
 try all_is_gone_when_the_guests_are
+[[ $xen != 4.17 ]] || try 320 a_guest_is_served_by_another
 try xen_blkback_is_not_needed
 try ended_in_order
 ((failed)) || exit 0

@@ -129,7 +129,7 @@ a_guest_is_served_by_another() {
 		mkfs.ext4 -q -F /dev/xvda
 		mount /dev/xvda /srv
 		truncate -s 32M /srv/d.img
-		for dir in /usr/lib/xen-*/bin; do PATH=$PATH:$dir; done
+		PATH=/usr/local/sbin:/usr/local/bin:$PATH
 		setsid blktapctrl --foreground >/run/blktapctrl.log 2>&1 </dev/null &
 		setsid xl devd -F >/run/devd.log 2>&1 </dev/null &
 		for n in 1 2 3 4 5 6 7 8 9 10; do tap-ctl list >/dev/null 2>&1 && exit; sleep 0.5; done
@@ -140,7 +140,7 @@ a_guest_is_served_by_another() {
 	guest start three "backend=driver,$(disk xvda w aio:/srv/d.img)"
 	file_system xvda | guest exec three
 	[[ $(pgrep -c tapdisk) = "$where" ]] || die "domain 0 serves it"
-	guest exec driver <<<'tap-ctl list | grep "serving.*/srv/d.img" && pgrep -x tapdisk'
+	guest exec driver <<<'pgrep -f tapdisk.*/srv/d.img'
 	back=/local/domain/$(xl domid driver)/backend/$(kind)/$(xl domid three)/51712
 	[[ $(xenstore-read "$back/state") = 4 ]]
 	guest stop three
