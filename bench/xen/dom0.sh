@@ -74,6 +74,7 @@ disk_of() {
 	qdisk-raw) echo "format=raw,vdev=xvda,access=rw,backendtype=qdisk,target=/store/raw" ;;
 	qdisk-qcow2) echo "format=qcow2,vdev=xvda,access=rw,backendtype=qdisk,target=/store/qcow2" ;;
 	raw) ours xvda aio:/store/raw ;;
+	raw-*) ours xvda "aio:/store/raw,data=${1#raw-}" ;;
 	qcow | qcow2) ours xvda "$1:/store/$1" ;;
 	qcow-new)
 		qcow-create "${image}M" /store/new.img >/dev/null
