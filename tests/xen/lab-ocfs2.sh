@@ -162,9 +162,12 @@ nfs_server() {
 		echo 'nfsd 10.7.0.1 2147483647 lab' >auth.unix.ip/channel
 		echo 'lab /export 2147483647 9218 65534 65534 0' >nfsd.export/channel
 		echo 'lab 1 \\x00000000 2147483647 /export' >nfsd.fh/channel
+		ip link set lo up
+		echo -3 >/proc/fs/nfsd/versions # which would need rpcbind
+		echo 10 >/proc/fs/nfsd/nfsv4gracetime
 		echo 'tcp 2049' >/proc/fs/nfsd/portlist
 		echo 4 >/proc/fs/nfsd/threads
-		echo Y >/proc/fs/nfsd/v4_end_grace
+		sleep 11 # until then nobody can open a file
 	END
 }
 
