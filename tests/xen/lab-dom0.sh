@@ -166,8 +166,9 @@ start() {
 	guest start "$@"
 }
 
-# How many guest two has: Linux takes as many as it has processors.
-rings() { [[ $xen = 4.17 ]] && echo 1 || echo 2; }
+# How many rings, and processors, guest two has. Two work (6.12, Xen 4.20), but have not
+# been tried with a guest that is saved and restored.
+rings() { echo 1; }
 
 # A qcow of 2006's kind beside one of xen-blkback's disks, and a raw one.
 two_guests_start() {
@@ -175,8 +176,7 @@ two_guests_start() {
 	phy=$(cat /run/phy)
 	start one --kernel 6.1 "$(disk xvda w qcow:/store/a.qcow)" "phy:$phy,xvdb,w" &
 	one=$!
-	# Several processors in one of the labs, and never at once: the emulator is not
-	# good at that, and they take it time.
+	# Several processors never run at once: the emulator is not good at that.
 	start two --kernel 6.12 --append xen_blkfront.max_ring_page_order=2 \
 		--vcpus "$(rings)" --config 'cpus="1"' \
 		"$(disk xvda w "aio:/store/b.img,queues=$(rings)")" &
