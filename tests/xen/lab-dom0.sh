@@ -357,13 +357,7 @@ an_image_is_mounted_on_the_host() {
 a_new_daemon_finds_disks_under_load() {
 	local before
 	before=$(pgrep tapdisk | sort)
-	guest exec two <<-'END'
-		(i=0; while [ ! -e /run/stop ]; do
-			dd if=/dev/urandom of=/dev/xvda bs=64k count=16 seek=$((i % 32)) \
-				oflag=direct 2>/run/dd.err || { echo "$i" >/run/failed; break; }
-			i=$((i + 1)); echo $i >/run/count
-		done) </dev/null >/dev/null 2>&1 &
-	END
+	load xvda | guest exec two
 	for how in TERM KILL; do
 		kill "-$how" "$(daemon_pid)"
 		sleep 1
@@ -373,11 +367,7 @@ a_new_daemon_finds_disks_under_load() {
 	tap-ctl list | grep -q "$(printf 'vbd-%s-51712 *serving' "$(xl domid two)")"
 	! tap-ctl detach "vbd-$(xl domid two)-51712" 2>/dev/null || die "took it from its guest"
 	! tap-ctl stop --all 2>/dev/null || die "took all from their guests"
-	guest exec two <<-'END'
-		a=$(cat /run/count); sleep 1; b=$(cat /run/count)
-		touch /run/stop
-		[ ! -e /run/failed ] && [ "$b" -gt "$a" ]
-	END
+	went_on two
 	# And it serves new ones.
 	xl block-attach two "$(disk xvdc w aio:/store/c.img)"
 	xl block-detach two xvdc
