@@ -26,7 +26,7 @@ load() {
 went_on() {
 	guest exec "$1" <<-'END'
 		a=$(cat /run/count)
-		for n in 1 2 3 4 5 6 7 8 9 10; do
+		for n in $(seq 40); do
 			sleep 0.5
 			b=$(cat /run/count)
 			[ "$b" -le "$a" ] || break
@@ -87,6 +87,7 @@ a_guest_is_saved_and_restored() {
 # no PV guest, since Debian's Xen cannot tell which pages of one have been written.
 a_guest_migrates_with_its_disks() {
 	local before
+	trap 'xl destroy mover 2>/dev/null' EXIT
 	guest start mover --type pvh --kernel 6.12 --timeout 200 "$(disk xvda w qcow:/store/e.qcow)" \
 		"$(disk xvdc w aio:/store/c.img)"
 	before=$(xl domid mover)
@@ -108,7 +109,6 @@ a_guest_migrates_with_its_disks() {
 	END
 	[[ $(pgrep -cf 'tapdisk.*[ce].(img|qcow)') = 2 ]] || die "$(pgrep -af tapdisk)"
 	! pgrep -af 'tapdisk.*--peek' || die "it only looks"
-	xl destroy mover
 }
 
 a_disk_is_detached_under_load() {
