@@ -433,12 +433,8 @@ static int work_run(struct td_work *work)
 	switch (op->op) {
 	case TD_FLUSH:
 		return file_fdatasync(op->file);
-	case TD_DISCARD: {
-		uint64_t at = op->offset, len = op->len;
-
-		file_discard_span(op->file, &at, &len);
-		return file_discard(op->file, at, len);
-	}
+	case TD_DISCARD:
+		return file_discard(op->file, op->offset, op->len);
 	case TD_WRITE_ZEROES:
 		return file_zero(op->file, op->offset, op->len,
 				 op->flags & TD_MAY_UNMAP);

@@ -328,13 +328,13 @@ void file_discard_span(const struct td_file *file, uint64_t *at, uint64_t *len)
 /* Advisory: whole blocks, and no error where it cannot be done. */
 int file_discard(struct td_file *file, uint64_t at, uint64_t len)
 {
-	uint64_t range[2] = { at, len };
 	int err;
 
+	file_discard_span(file, &at, &len);
 	if (!len)
 		return 0;
 	if (file->device)
-		err = ioctl(file->fd, BLKDISCARD, range);
+		err = ioctl(file->fd, BLKDISCARD, (uint64_t[]){ at, len });
 	else
 		err = fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, len);
 	file_punched(file);
