@@ -8,10 +8,10 @@ is decrypted, so no hole is ever made in a cluster that is shown.
 import os
 import subprocess
 import sys
-import tempfile
 
 here = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, os.path.join(here, "..", "nbd"))
+from each import run_each  # noqa: E402
 from rig import *  # noqa: E402,F403
 
 CLUSTER = 64 * 1024
@@ -160,14 +160,7 @@ def zeroes_over_an_image_below_hide_it():
 def main_here():
     global img
     img, Tapdisk.binary = map(os.path.abspath, sys.argv[1:3])
-    for name in sys.argv[3:] or tests:
-        with tempfile.TemporaryDirectory(prefix="discard-") as folder:
-            os.chdir(folder)
-            os.mkdir("memory", 0o700)
-            os.environ["BLKTAP_SURVIVOR_DIR"] = folder + "/memory"
-            tests[name]()
-            os.chdir("/")
-        print("ok", name)
+    run_each(tests, sys.argv[3:])
 
 
 if __name__ == "__main__":

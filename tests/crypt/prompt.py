@@ -10,9 +10,10 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import termios
 import time
+
+from each import run_each
 
 PATIENCE = 20
 img = None
@@ -176,14 +177,7 @@ def without_a_terminal_nobody_is_asked():
 def main():
     global img
     img = os.path.abspath(sys.argv[1])
-    for name in sys.argv[2:] or tests:
-        with tempfile.TemporaryDirectory(prefix="prompt-") as folder:
-            os.chdir(folder)
-            os.mkdir("memory", 0o700)
-            os.environ["BLKTAP_SURVIVOR_DIR"] = folder + "/memory"
-            tests[name]()
-            os.chdir("/")
-        print("ok", name)
+    run_each(tests, sys.argv[2:])
 
 
 if __name__ == "__main__":
