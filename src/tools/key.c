@@ -6,6 +6,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,17 +24,30 @@ struct tool_asked {
 	struct td_key *key;
 };
 
+/* False: a signal came that ends the tool. One is let in only while we wait, or it could
+ * be noted just before we read, and the read would still wait for somebody to type. */
+static bool wait_for_key(int tty)
+{
+	struct pollfd typed = { .fd = tty, .events = POLLIN };
+	sigset_t all, before;
+	int n;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	do
+		n = tool_stopped ? -1 : ppoll(&typed, 1, NULL, &before);
+	while (n < 0 && errno == EINTR && !tool_stopped);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return n > 0;
+}
+
 /* A line, up to its end; a signal that ends the tool ends it too. */
 static int line_read(int tty, struct td_key *key)
 {
 	char *to = (char *)key->data;
 
 	while (key->len < TD_KEY_MAX) {
-		ssize_t n = read(tty, to + key->len, 1);
-
-		if (n < 0 && errno == EINTR && !tool_stopped)
-			continue;
-		if (n <= 0)
+		if (!wait_for_key(tty) || read(tty, to + key->len, 1) <= 0)
 			return -ENOKEY;
 		if (to[key->len] == '\n')
 			return key->len ? 0 : -ENOKEY;
