@@ -147,6 +147,26 @@ PY
 	qemu-io -f raw "$2" <commands.txt >out.txt 2>&1 || fail "qemu-io on $2: $(tail -3 out.txt)"
 }
 
+# held FORMAT IMAGE: by qemu-io, which says that it has it; who looked for its lock meanwhile
+# might be the one that it finds. let_go ends that.
+held() {
+	need qemu-io stdbuf
+	stdbuf -o0 qemu-io -f "$1" -c length -c 'sleep 60000' "$2" >holder.txt 2>&1 &
+	holder=$!
+	cleanup() { kill $holder 2>/dev/null; }
+	for _ in $(seq 300); do
+		[ ! -s holder.txt ] || return 0
+		sleep 0.1
+	done
+	fail "qemu-io does not open $2"
+}
+
+let_go() {
+	kill $holder
+	wait $holder 2>/dev/null
+	cleanup() { :; }
+}
+
 # ---- what others see ------------------------------------------------------------------
 
 # same IMAGE RAW: qemu-img sees in the image what the raw file holds

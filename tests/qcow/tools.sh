@@ -115,18 +115,11 @@ images-in-use-are-not-replaced() {
 	need qemu-io
 	head -c 1M /dev/urandom >raw
 	must "$IMG2QCOW" -q a.qcow raw
-	stdbuf -oL qemu-io -f qcow -c 'read 0 512' -c 'sleep 60000' a.qcow >io.txt 2>&1 &
-	pid=$!
-	cleanup() { kill $pid 2>/dev/null; }
-	for _ in $(seq 200); do # without looking at the lock, which that might find taken
-		grep -q 'read 512' io.txt && break
-		sleep 0.1
-	done
+	held qcow a.qcow
 	refuses 'a.qcow: in use' "$IMG2QCOW" -f a.qcow raw
 	refuses 'a.qcow: in use' "$QCOW_CREATE" -F 5 a.qcow
 	refuses 'a.qcow: in use' "$QCOW2RAW" out a.qcow
-	kill $pid
-	wait $pid 2>/dev/null
+	let_go
 	must "$IMG2QCOW" -q -f a.qcow raw
 }
 

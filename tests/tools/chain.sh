@@ -66,13 +66,7 @@ commit-to-an-ancestor() {
 	must "$img" commit -f qcow2 over
 	cmp plain want || fail "into a raw file"
 	must qemu-img create -q -f qcow2 -b plain -F raw q
-	qemu-io -f raw -c 'sleep 60000' plain >/dev/null 2>&1 &
-	pid=$!
-	cleanup() { kill $pid 2>/dev/null; }
-	for _ in $(seq 100); do
-		qemu-io -f raw -c quit plain >/dev/null 2>&1 || break
-		sleep 0.1
-	done
+	held raw plain
 	refuses 'plain: in use' "$img" commit -f qcow2 q
 }
 

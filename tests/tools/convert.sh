@@ -104,18 +104,10 @@ bad-input() {
 	no-parts
 	need qemu-io
 	must qemu-img create -q -f qcow2 used 1M
-	qemu-io -f qcow2 -c 'sleep 60000' used >/dev/null 2>&1 &
-	pid=$!
-	cleanup() { kill $pid 2>/dev/null; }
-	for _ in $(seq 100); do
-		qemu-io -f qcow2 -c quit used >/dev/null 2>&1 || break
-		sleep 0.1
-	done
+	held qcow2 used
 	refuses 'used: in use' "$img" convert --force raw:raw qcow2:used
 	refuses 'used: in use' "$img" convert qcow2:used raw:x
-	kill $pid
-	wait $pid 2>/dev/null
-	:
+	let_go
 }
 
 full-disk() {
