@@ -335,21 +335,6 @@ static bool send_gathered(struct td_loop *loop)
 	return busy;
 }
 
-/* Who is to wait, if anybody is busy; *count of them are. */
-static struct td_waiter *waiter_find(struct td_loop *loop, unsigned *count)
-{
-	struct td_waiter *busy = NULL;
-
-	*count = 0;
-	LIST_FOR (struct td_waiter, waiter, &loop->waiters, link) {
-		if (!waiter->busy(waiter))
-			continue;
-		busy = waiter;
-		++*count;
-	}
-	return busy;
-}
-
 static void watches_run(struct td_loop *loop, int timeout_ms)
 {
 	int count = epoll_wait(loop->epoll_fd, loop->ready, EVENTS_PER_TURN, timeout_ms);
@@ -365,16 +350,39 @@ static void watches_run(struct td_loop *loop, int timeout_ms)
 	loop->ready_count = 0;
 }
 
+/* In the engines that are busy, if any is. True: watches may be ready. */
+static bool wait_in_engines(struct td_loop *loop, int ms)
+{
+	struct td_waiter *last = NULL;
+	bool ready = false;
+
+	LIST_FOR (struct td_waiter, waiter, &loop->waiters, link) {
+		if (!waiter->busy(waiter))
+			continue;
+		if (last) {
+			ready |= last->wait(last, loop->epoll_fd, 0);
+			ms = ms && !ready;
+		}
+		last = waiter;
+	}
+	return last->wait(last, loop->epoll_fd, ms) || ready;
+}
+
+static bool engine_is_busy(const struct td_loop *loop)
+{
+	LIST_FOR (struct td_waiter, waiter, &loop->waiters, link)
+		if (waiter->busy(waiter))
+			return true;
+	return false;
+}
+
 static void wait_and_serve(struct td_loop *loop, int timeout_ms)
 {
 	int ms = wait_ms(loop, timeout_ms);
-	struct td_waiter *waiter;
-	unsigned busy;
 
-	waiter = waiter_find(loop, &busy);
-	if (!waiter)
+	if (!engine_is_busy(loop))
 		watches_run(loop, ms);
-	else if (waiter->wait(waiter, loop->epoll_fd, busy > 1 && ms ? 1 : ms))
+	else if (wait_in_engines(loop, ms))
 		watches_run(loop, 0);
 	timers_run(loop);
 }

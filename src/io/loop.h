@@ -67,10 +67,11 @@ void td_loop_add_flush(struct td_loop *loop, struct td_flush_hook *hook);
 void td_loop_del_flush(struct td_flush_hook *hook);
 
 /*
- * An I/O engine that has transfers in the kernel waits there for them, and for
- * the loop's watches at the same time. wait() returns when something has been
- * completed, when fd has become readable (then true), or after timeout_ms (-1:
- * never). Of several that are busy one waits, for a millisecond at most.
+ * An I/O engine that has transfers for the kernel, or in it, hands them over and
+ * waits there for them, and for the loop's watches at the same time. wait() returns
+ * when something has been completed, when fd has become readable (then true), or
+ * after timeout_ms (-1: never). Of several that are busy the last waits, for a
+ * millisecond at most.
  */
 struct td_waiter {
 	bool (*busy)(struct td_waiter *waiter);

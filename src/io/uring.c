@@ -3,10 +3,10 @@
  * The io_uring engine. With DEFER_TASKRUN completions are posted only while this
  * thread asks for them, so that they never interrupt it.
  *
- * While there are transfers in the kernel, the loop waits in the ring: for them,
- * and with a poll request for its own watches. What completes at once, from the
- * page cache or tmpfs, costs no wait at all. (Neither polling the ring from
- * outside nor its eventfd will do: Linux 6.18 was seen to lose wake-ups of both.)
+ * Flushing fills the ring; the loop's wait tells the kernel of that, and waits in the
+ * ring: for the transfers, and with a poll request for the loop's own watches. (Neither
+ * polling the ring from outside nor its eventfd will do: Linux 6.18 was seen to lose
+ * wake-ups of both.)
  */
 #include <errno.h>
 #include <liburing.h>
@@ -22,10 +22,10 @@ struct uring {
 	struct td_engine base;
 	struct io_uring ring;
 	struct td_waiter waiter;
-	unsigned depth, in_flight;
+	unsigned depth;
+	unsigned in_flight; /* in the ring, whether told already or not */
 	bool polling;       /* for the loop's watches; completes with data NULL */
 	bool polled;        /* ... and did */
-	bool defers;        /* DEFER_TASKRUN: completions wait to be asked for */
 };
 
 static struct uring *uring_of(struct td_engine *engine)
@@ -52,7 +52,6 @@ static int ring_open(struct uring *uring)
 
 		/* one more, for the poll */
 		err = io_uring_queue_init_params(uring->depth + 1, &uring->ring, &params);
-		uring->defers = flags[i] & IORING_SETUP_DEFER_TASKRUN;
 	}
 	if (!err && !(params.features & IORING_FEAT_EXT_ARG)) {
 		io_uring_queue_exit(&uring->ring);
@@ -79,22 +78,6 @@ static void rw_prepare(struct uring *uring, struct td_rw *rw)
 	sqe->rw_flags = flags;
 	io_uring_sqe_set_data(sqe, rw);
 	uring->in_flight++;
-}
-
-/* Tells the kernel of what is prepared. -EAGAIN and -EBUSY: it is short of
- * memory, or wants completions reaped first; what it did not take stays in the
- * ring and is told again with the next flush. */
-static bool ring_submit(struct uring *uring)
-{
-	int count;
-
-	if (!io_uring_sq_ready(&uring->ring))
-		return false;
-	count = uring->defers ? io_uring_submit_and_get_events(&uring->ring)
-			      : io_uring_submit(&uring->ring);
-	if (io_uring_sq_ready(&uring->ring))
-		td_engine_retry(&uring->base);
-	return count > 0;
 }
 
 static bool ring_reap(struct uring *uring)
@@ -126,19 +109,20 @@ static bool uring_flush(struct td_engine *engine)
 {
 	struct uring *uring = uring_of(engine);
 	struct list *link;
-	bool busy;
 
 	while (uring->in_flight < uring->depth && (link = list_pop(&engine->waiting)))
 		rw_prepare(uring, list_item(link, struct td_rw, link));
-	busy = ring_submit(uring);
-	return ring_reap(uring) || busy;
+	return ring_reap(uring);
 }
 
 /* ---- waiting --------------------------------------------------------------- */
 
+/* A poll that is still there would complete for what the loop has found elsewhere. */
 static bool uring_busy(struct td_waiter *waiter)
 {
-	return container_of(waiter, struct uring, waiter)->in_flight;
+	const struct uring *uring = container_of(waiter, struct uring, waiter);
+
+	return uring->in_flight || uring->polling;
 }
 
 /* One-shot: when it is armed again it sees what has not been read yet. */
@@ -153,6 +137,8 @@ static void poll_prepare(struct uring *uring, int fd)
 	uring->polling = true;
 }
 
+/* -EAGAIN and -EBUSY: the kernel is short of memory, or wants completions reaped first;
+ * what it did not take stays in the ring and is told again with the next wait. */
 static bool uring_wait(struct td_waiter *waiter, int fd, int timeout_ms)
 {
 	struct uring *uring = container_of(waiter, struct uring, waiter);
@@ -170,6 +156,8 @@ static bool uring_wait(struct td_waiter *waiter, int fd, int timeout_ms)
 	io_uring_submit_and_wait_timeout(&uring->ring, &cqe, 1,
 					 timeout_ms < 0 && uring->polling ? NULL : &limit,
 					 NULL);
+	if (io_uring_sq_ready(&uring->ring))
+		td_engine_retry(&uring->base);
 	ring_reap(uring);
 	return uring->polled || !uring->polling;
 }
