@@ -66,7 +66,10 @@ static void tapdisk_clean_up(struct td_tapdisk *tap)
 	td_rpc_hang_up(tap->rpc);
 }
 
-/* The disk is gone: tells whom it concerns, who may start its successor there. */
+/*
+ * The disk is gone: tells whom it concerns, who may start its successor there. So the
+ * memory goes first: a RAM disk of the same name that is started then is a new one.
+ */
 void td_tapdisk_gone(struct td_tapdisk *tap, int start_err, const char *start_why)
 {
 	const struct td_tapdisk_holder *holder = tap->holder;
@@ -74,6 +77,7 @@ void td_tapdisk_gone(struct td_tapdisk *tap, int start_err, const char *start_wh
 	struct list waiters;
 
 	list_del(&tap->link);
+	td_memory_put(take(tap->memory));
 	list_init(&waiters);
 	list_join(&waiters, &tap->waiters);
 	if (holder && holder->gone)
