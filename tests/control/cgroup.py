@@ -90,7 +90,9 @@ def limit_of_one_disk_leaves_the_other():
         slow = d.attach("aio:" + d.image("slow", size, fill=1))
         free = d.attach("aio:" + d.image("free", size, fill=1))
         set_limit(slow["cgroup"], v2, device_of(d.folder + "/slow"), rate)
-        limited, unlimited = seconds_to_write(slow, size), seconds_to_write(free, size)
+        limited = seconds_to_write(slow, size)
+        # the device may have other things to do; at the limit it is never quicker
+        unlimited = min(seconds_to_write(free, size) for _ in range(5))
         print(f"limited to {rate // MiB} MiB/s: {limited:.2f} s, its neighbour {unlimited:.2f} s")
         assert limited > 0.8 * size / rate, limited
         assert unlimited < limited / 2, (limited, unlimited)

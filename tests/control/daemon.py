@@ -13,7 +13,7 @@ import threading
 import time
 
 import harness
-from harness import Nbd, Skip, alive, wait_for
+from harness import Nbd, Skip, alive, listens, wait_for
 
 
 def attach_serves_over_nbd():
@@ -27,7 +27,7 @@ def attach_serves_over_nbd():
         url = "nbd+unix:///?socket=" + disk["path"]
         subprocess.run(["qemu-io", "-f", "raw", "-c", "write -P 90 64k 128k", "-c", "flush",
                         "-c", "read -P 90 64k 128k", "-c", "read -P 0 0 64k", url],
-                       check=True, timeout=60, stdout=subprocess.DEVNULL)
+                       check=True, timeout=harness.WAIT, stdout=subprocess.DEVNULL)
         stats = d.ctl("stats", disk["name"], "--json").json()
         assert stats["write"] == {"requests": 1, "bytes": 131072, "errors": 0}, stats
         assert stats["read"]["bytes"] == 196608, stats
@@ -142,7 +142,7 @@ def second_daemon_is_refused():
     with harness.daemon() as d:
         run = subprocess.run([harness.BLKTAPCTRL, "--foreground", "--run-dir", d.run_dir,
                               "--cgroup", "none", "--no-xen"],
-                             capture_output=True, text=True, timeout=20)
+                             capture_output=True, text=True, timeout=harness.WAIT)
         assert run.returncode == 3, run
         assert run.stderr.count("\n") == 1 and str(d.process.pid) in run.stderr, run.stderr
         assert d.answers()
@@ -156,7 +156,7 @@ def background_daemon_is_ready_when_it_says_so():
         line = [harness.BLKTAPCTRL, "--run-dir", "run", "--tapdisk", harness.TAPDISK, "--cgroup",
                 "none", "--no-xen", "--log", "background.log"]
         with open(d.folder + "/terminal", "w+") as terminal:  # a pipe would stay open
-            run = subprocess.run(line, timeout=20, cwd=d.folder, stdout=terminal,
+            run = subprocess.run(line, timeout=harness.WAIT, cwd=d.folder, stdout=terminal,
                                  stderr=subprocess.STDOUT)
             assert run.returncode == 0
             terminal.seek(0)
@@ -167,7 +167,7 @@ def background_daemon_is_ready_when_it_says_so():
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
         with open(d.folder + "/background.log") as f:
             assert f"{disk['name']}: adopted" in f.read()
-        again = subprocess.run(line, timeout=20, cwd=d.folder, capture_output=True, text=True)
+        again = subprocess.run(line, timeout=harness.WAIT, cwd=d.folder, capture_output=True, text=True)
         assert again.returncode == 3 and str(pid) in again.stderr, again
         d.detach(disk)
         assert d.ctl("stop").status == 0
@@ -177,7 +177,7 @@ def background_daemon_is_ready_when_it_says_so():
         os.mkdir(d.folder + "/run2")
         open(d.folder + "/run2/tapdisk", "w").close()
         os.symlink("/nowhere/at/all", d.folder + "/run2/control")
-        failed = subprocess.run(line, timeout=20, cwd=d.folder, capture_output=True, text=True)
+        failed = subprocess.run(line, timeout=harness.WAIT, cwd=d.folder, capture_output=True, text=True)
         assert failed.returncode == 1 and "run2/control" in failed.stderr, failed
 
 
@@ -195,7 +195,7 @@ def programs_started_without_descriptors_open_them():
                             ready)):
             program = subprocess.Popen(line, preexec_fn=close_all)
             try:
-                wait_for("its socket", lambda: os.path.exists(path))
+                wait_for("its socket", lambda: listens(path))
                 for fd in range(3):
                     assert os.readlink(f"/proc/{program.pid}/fd/{fd}") == "/dev/null", line
             finally:
@@ -231,7 +231,7 @@ def parent_of_an_overlay_is_held_too():
         d.image("base")
         for n in (1, 2):
             subprocess.run([harness.QCOW_CREATE, "8", f"over{n}", "base"], cwd=d.folder,
-                           check=True, timeout=20, stdout=subprocess.DEVNULL)
+                           check=True, timeout=harness.WAIT, stdout=subprocess.DEVNULL)
         one, two = d.attach("qcow:over1"), d.attach("qcow:over2")  # both read it
         run = d.ctl("attach", "aio:base")
         assert run.status == 1 and "in use by disk d1, tapdisk" in run.err, run.err
@@ -255,7 +255,7 @@ def writer_outside_the_daemon_is_refused():
         hand = subprocess.Popen([harness.TAPDISK, "--disk", "aio:" + image, "--nbd",
                                  "unix:" + path], stderr=subprocess.DEVNULL)
         try:
-            wait_for("tapdisk", lambda: os.path.exists(path))
+            wait_for("tapdisk", lambda: listens(path))
             run = d.ctl("attach", "aio:" + image)
             assert run.status == 1 and image in run.err and run.err.count("\n") == 0, run.err
             assert not d.disks()
@@ -297,7 +297,7 @@ def wrong_input_gets_one_clear_line():
         for status, words, *line in cases:
             run = (d.ctl(*line) if line[-1] != "--name" else
                    harness.Ctl(subprocess.run([harness.TAP_CTL, *line], capture_output=True,
-                                              text=True, timeout=20)))
+                                              text=True, timeout=harness.WAIT)))
             assert run.status == status, (line, run.status, run.err)
             assert words in run.err, (line, run.err)
             assert run.err and run.err.count("\n") == 0 and not run.out, (line, run.err)
@@ -357,7 +357,7 @@ def memory_of(pid):
 
 def refused(sock):
     try:
-        return sock.recv(1) == b""
+        return sock.recv(1, socket.MSG_PEEK) == b""
     except BlockingIOError:
         return False
     except ConnectionResetError:
@@ -392,7 +392,7 @@ def client_that_never_reads_cannot_grow_the_daemon():
             sock.connect(d.socket)
             sock.setblocking(False)
             clients.append(sock)
-        time.sleep(0.2)
+        wait_for("some to be refused", lambda: sum(map(refused, clients)) >= 36)
         for sock in clients:
             try:
                 while sock.send(request * 100):
@@ -400,8 +400,8 @@ def client_that_never_reads_cannot_grow_the_daemon():
             except (BlockingIOError, BrokenPipeError, ConnectionResetError):
                 pass
         time.sleep(0.5)
-        hung_up = sum(refused(sock) for sock in clients)
-        assert 36 <= hung_up < 50, hung_up
+        hung_up = sum(map(refused, clients))
+        assert hung_up < 50, hung_up
         for sock in clients[10:]:
             sock.close()
         wait_for("an answer to somebody else", d.answers)
@@ -447,7 +447,7 @@ def many_disks_at_once():
         images = [d.image(f"img{n}", 1 << 20) for n in range(24)]
         runs = [subprocess.Popen([harness.TAP_CTL, "attach", "aio:" + image, "--socket", d.socket],
                                  stdout=subprocess.PIPE, text=True) for image in images]
-        names = {run.communicate(timeout=60)[0].strip() for run in runs}
+        names = {run.communicate(timeout=harness.WAIT)[0].strip() for run in runs}
         assert len(names) == 24, names
         d.pids |= {disk["pid"] for disk in d.disks()}
         assert len(d.pids) == 24
@@ -462,12 +462,12 @@ def hung_tapdisk_does_not_hang_the_daemon():
         try:
             start = time.monotonic()
             assert d.ctl("stats", other["name"]).status == 0 and len(d.disks()) == 2
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 25  # it is asked for 30
             d.kill()
             asked.wait(harness.WAIT)
             d.start()  # waits for it for a while, then goes on
             assert d.disk(hung["name"])["state"] == "starting"
-            assert d.disk(other["name"])["state"] == "serving"
+            wait_for("the other", lambda: d.disk(other["name"])["state"] == "serving")
             os.kill(hung["pid"], signal.SIGCONT)
             wait_for("its adoption", lambda: d.disk(hung["name"])["state"] == "serving")
             assert d.disk(hung["name"])["spec"] == hung["spec"]
@@ -504,18 +504,18 @@ def stop_leaves_disks_and_stop_all_does_not():
 
 
 def help_names_every_command():
-    run = subprocess.run([harness.TAP_CTL, "--help"], capture_output=True, text=True, timeout=20)
+    run = subprocess.run([harness.TAP_CTL, "--help"], capture_output=True, text=True, timeout=harness.WAIT)
     assert run.returncode == 0
     for command in ("list", "info", "stats", "attach", "detach", "nbd-listen", "nbd-close",
                     "xen-attach", "xen-detach", "stop"):
         assert f"\n  {command}" in run.stdout, command
         one = subprocess.run([harness.TAP_CTL, command, "--help"], capture_output=True,
-                             text=True, timeout=20)
+                             text=True, timeout=harness.WAIT)
         assert one.returncode == 0 and "--json" in one.stdout, command
     for program in (harness.BLKTAPCTRL, harness.TAPDISK):
-        run = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=20)
+        run = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=harness.WAIT)
         assert run.returncode == 0 and "Usage" in run.stdout, program
-        run = subprocess.run([program, "--nonsense"], capture_output=True, text=True, timeout=20)
+        run = subprocess.run([program, "--nonsense"], capture_output=True, text=True, timeout=harness.WAIT)
         assert run.returncode == 2 and "--nonsense" in run.stderr, (program, run)
 
 
@@ -525,7 +525,7 @@ def a_tapdisk_whose_starter_is_gone_ends():
         reader, writer = os.pipe()
         os.close(reader)
         run = subprocess.run([harness.TAPDISK, "--disk", "aio:" + image, "--control", control,
-                              "--ready-fd", str(writer)], pass_fds=[writer], timeout=20,
+                              "--ready-fd", str(writer)], pass_fds=[writer], timeout=harness.WAIT,
                              capture_output=True, text=True)
         os.close(writer)
         assert run.returncode == 1 and "whoever started it is gone" in run.stderr, run
@@ -549,11 +549,11 @@ def a_daemon_out_of_descriptors_waits_for_one():
             sock = socket.socket(socket.AF_UNIX)
             sock.connect(d.socket)
             clients.append(sock)
-        time.sleep(0.3)
+        wait_for("its complaint", lambda: "no room for a client" in d.log())
         before = processor_time(d.process.pid)
         time.sleep(1)
         assert processor_time(d.process.pid) - before < 0.3
-        assert 1 <= d.log().count("no room for a client") <= 10
+        assert d.log().count("no room for a client") <= 10
         for sock in clients:
             sock.close()
         wait_for("an answer", d.answers)
@@ -576,7 +576,7 @@ def asked_by_tap_ctl(words, result, cwd="/"):
         thread = threading.Thread(target=answer)
         thread.start()
         run = subprocess.run([harness.TAP_CTL, *words, "--socket", folder + "/a-daemon"],
-                             capture_output=True, text=True, timeout=20, cwd=cwd)
+                             capture_output=True, text=True, timeout=harness.WAIT, cwd=cwd)
         thread.join()
     return run, asked[0]["params"]
 

@@ -20,7 +20,7 @@ BLKTAPCTRL = os.environ["BLKTAPCTRL"]
 TAPDISK = os.environ["TAPDISK"]
 TAP_CTL = os.environ["TAP_CTL"]
 QCOW_CREATE = os.environ["QCOW_CREATE"]
-WAIT = 20  # seconds; nothing here takes one
+WAIT = 100  # seconds: nothing here takes one, on a machine with nothing else to do
 
 
 class Skip(Exception):
@@ -42,6 +42,16 @@ def alive(pid):
             return f.read().rsplit(")", 1)[1].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def listens(path):
+    """Whether somebody does: a socket has its name before it can be connected to."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
 
 
 class Ctl:
@@ -133,7 +143,7 @@ class Daemon:
 
     def ctl(self, *words):
         run = subprocess.run([TAP_CTL, *words, "--socket", self.socket],
-                             capture_output=True, text=True, timeout=60, cwd=self.folder)
+                             capture_output=True, text=True, timeout=WAIT, cwd=self.folder)
         return Ctl(run)
 
     def image(self, name, size=8 << 20, fill=None):

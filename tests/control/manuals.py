@@ -11,7 +11,7 @@ MANUALS = os.path.join(os.path.dirname(__file__), "../../docs/man")
 
 def options_of_help(program, *words):
     text = subprocess.run([program, *words, "--help"], capture_output=True, text=True,
-                          check=True, timeout=20).stdout
+                          check=True, timeout=harness.WAIT).stdout
     return set(re.findall(r"^  (?:-., |    )(--[a-z-]+)", text, re.M))
 
 

@@ -7,7 +7,7 @@ import subprocess
 import threading
 
 import harness
-from harness import Nbd, wait_for
+from harness import Nbd, listens, wait_for
 
 
 def memories(d):
@@ -271,7 +271,7 @@ def ram_is_not_loaded_under_a_guest():
              "--control", d.run_dir + "/tapdisk/vbd-7-51712.sock"],
             pass_fds=[30], stderr=subprocess.DEVNULL)
         try:
-            wait_for("its socket", lambda: os.path.exists(d.run_dir + "/tapdisk/vbd-7-51712.sock"))
+            wait_for("its socket", lambda: listens(d.run_dir + "/tapdisk/vbd-7-51712.sock"))
             d.start()
             run = d.ctl("ram-load", "scratch", "aio:img")
             assert run.status == 1 and "domain 7" in run.err and "--force" in run.err, run.err
@@ -366,7 +366,7 @@ def ram_by_hand_needs_no_daemon():
         hand = subprocess.Popen([harness.TAPDISK, "--disk", "ram:x,size=1M", "--nbd",
                                  "unix:" + path], stderr=subprocess.DEVNULL)
         try:
-            wait_for("tapdisk", lambda: os.path.exists(path))
+            wait_for("tapdisk", lambda: listens(path))
             client = Nbd(path)
             client.write(512, b"z" * 512)
             assert client.read(0, 1024) == bytes(512) + b"z" * 512

@@ -80,6 +80,7 @@ class Client:
             if path not in at.nodes:
                 raise Refused("ENOENT")
             if kind == READ:
+                self.store.told.add(path)
                 return at.nodes[path]
             inside = {p[len(path) + 1:].split("/")[0] for p in at.nodes if p.startswith(path + "/")}
             return b"".join(name.encode() + b"\0" for name in sorted(inside))
@@ -119,6 +120,7 @@ class Store:
         self.path = os.path.join(folder, "xenstored")
         self.nodes, self.version, self.fired = {}, 0, []
         self.clients, self.watchers = [], []
+        self.told = set()  # nodes that were read since they have changed
         self.lock = threading.RLock()
         self.listener = socket.socket(socket.AF_UNIX)
         self.write({f"{HOST}/domid": 0, f"{HOST}/name": "Domain-0"})
@@ -155,6 +157,7 @@ class Store:
             for n in range(2, len(parts)):
                 at.nodes.setdefault("/".join(parts[:n]), b"")
             at.nodes[path] = value
+            self.told.discard(path)
             gone = []
         if at is self:
             self.version += 1
@@ -242,6 +245,10 @@ class Vbd:
         """The front end publishes a ring."""
         self.guest({"ring-ref": 8, "event-channel": 5, "protocol": "x86_64-abi"} |
                    {k.replace("_", "-"): v for k, v in nodes.items()} | {"state": 3})
+
+    def heard(self):
+        """The daemon has seen the guest's state."""
+        wait_for(f"{self.name} to be looked at", lambda: f"{self.front}/state" in self.store.told)
 
     def close(self):
         """As xl block-detach does, with a guest that lets go."""
