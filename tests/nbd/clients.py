@@ -123,7 +123,7 @@ def nbdcopy_copies_both_ways():
 
 def fio(disk, *options):
     said = run("fio", "--name=nbd", "--ioengine=nbd", "--uri=" + disk.uri,
-               "--output-format=json", "--verify_state_save=0", "--verify_fatal=1", *options, timeout=120)
+               "--output-format=json", "--verify_state_save=0", "--verify_fatal=1", *options)
     job = json.loads(said[said.index("{"):])["jobs"][0]
     assert job["error"] == 0, said
     return job
@@ -150,7 +150,7 @@ def fio_uses_several_connections():
                    "--numjobs=4", "--size=32m", "--offset_increment=32m", "--rw=randwrite",
                    "--bs=16k", "--iodepth=8", "--verify=crc32c", "--do_verify=1",
                    "--verify_fatal=1", "--verify_state_save=0",
-                   "--output-format=json", timeout=120)
+                   "--output-format=json")
         jobs = json.loads(said[said.index("{"):])["jobs"]
         assert len(jobs) == 4 and not any(job["error"] for job in jobs)
         assert all(job["write"]["io_bytes"] == 32 * MiB for job in jobs)

@@ -199,7 +199,7 @@ def peer_that_never_reads_is_stopped():
         rss_bound(disk, 4)
         # one of them reads at last: it gets every answer it is owed
         peer = greedy[0]
-        peer.socket.settimeout(20)
+        peer.socket.settimeout(WAIT)
         for _ in range(200):
             assert peer.answer() == (1, 0, None)
             assert peer.get(4096) == bytes(4096)
@@ -242,7 +242,7 @@ def negotiation_has_a_time_limit():
         peer = Peer(disk)
         start = time.monotonic()
         assert peer.hung_up()
-        assert 5 < time.monotonic() - start < 15
+        assert 5 < time.monotonic() - start < 60
         assert "takes too long" in disk.said()
         still_serves(disk)
 
@@ -271,7 +271,7 @@ def idle_memory_goes_back():
             return
         assert disk.memory("VmHWM") > fresh + 16 * MiB
         wait_for("an idle connection gives its buffers back",
-                 lambda: disk.memory() < 8 * MiB, 6)
+                 lambda: disk.memory() < 8 * MiB)
         assert peer.read(0, 512) == bytes(512)
         peer.close()
 

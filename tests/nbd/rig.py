@@ -25,6 +25,7 @@ ERR_UNSUP, ERR_POLICY, ERR_INVALID, ERR_UNKNOWN, ERR_TOO_BIG = (
 READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZEROES, STATUS = range(8)
 FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO = 1, 2, 4, 8, 16
 EPERM, EIO, EINVAL, ENOSPC = 1, 5, 22, 28
+WAIT = 100 # seconds: nothing here takes one, on a machine with nothing else to do
 
 tests = {}
 
@@ -45,7 +46,7 @@ def need(*programs):
             skip(program + " is not installed")
 
 
-def run(*command, ok=True, timeout=60):
+def run(*command, ok=True, timeout=WAIT):
     """Runs a client; returns what it printed."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           timeout=timeout, text=True, errors="replace")
@@ -57,12 +58,22 @@ def run(*command, ok=True, timeout=60):
     return done.stdout
 
 
-def wait_for(what, condition, seconds=10):
-    end = time.monotonic() + seconds
+def wait_for(what, condition):
+    end = time.monotonic() + WAIT
     while not condition():
         if time.monotonic() > end:
             raise AssertionError("waited in vain: " + what)
         time.sleep(0.02)
+
+
+def listens(path):
+    """Whether somebody does: a socket has its name before it can be connected to."""
+    with socket.socket(socket.AF_UNIX) as peer:
+        try:
+            peer.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
 
 
 class Tapdisk:
@@ -115,7 +126,7 @@ class Tapdisk:
 
     def stop(self, how=signal.SIGTERM):
         self.process.send_signal(how)
-        code = self.process.wait(timeout=20)
+        code = self.process.wait(WAIT)
         assert code == 0, "tapdisk: exit code %d\n%s" % (code, self.said())
 
     def clean_up(self):
@@ -151,11 +162,11 @@ class Peer:
         self.cookie = 0
         if disk.address.startswith("unix:"):
             self.socket = socket.socket(socket.AF_UNIX)
-            self.socket.settimeout(20)
+            self.socket.settimeout(WAIT)
             self.socket.connect(disk.path)
         else:
             host, port = disk.tcp
-            self.socket = socket.create_connection((host, port), timeout=20)
+            self.socket = socket.create_connection((host, port), timeout=WAIT)
         if greet:
             magic, option, self.handshake = struct.unpack(">8sQH", self.get(18))
             assert magic == b"NBDMAGIC" and option == OPTION_MAGIC

@@ -10,7 +10,7 @@ def refused(address, words):
     """Starting at this address fails with one clear line and exit code 1."""
     disk = Tapdisk(MiB, address=address)
     try:
-        assert disk.process.wait(timeout=10) == 1, disk.said()
+        assert disk.process.wait(WAIT) == 1, disk.said()
         assert len(disk.said().splitlines()) == 1 and words in disk.said(), disk.said()
     finally:
         disk.clean_up()
@@ -111,7 +111,7 @@ def ending_waits_for_requests():
                 done.append(cookies.index(cookie))
         except (EOFError, ConnectionError):
             pass
-        assert disk.process.wait(timeout=20) == 0
+        assert disk.process.wait(WAIT) == 0
         for i in done:
             assert disk.content(i * MiB, MiB) == pattern(MiB, i), i
 
@@ -133,7 +133,7 @@ def ending_waits_for_who_reads():
             got += len(piece)
             time.sleep(0.01)
         assert got and got % (16 + 4 * MiB) == 0, got
-        assert disk.process.wait(timeout=20) == 0
+        assert disk.process.wait(WAIT) == 0
 
 
 @test
@@ -144,7 +144,7 @@ def ending_leaves_who_does_not_read():
             peer.send(READ, i * 4 * MiB, 4 * MiB)
         time.sleep(0.3)
         os.kill(disk.process.pid, signal.SIGTERM)
-        assert disk.process.wait(timeout=15) == 0
+        assert disk.process.wait(WAIT) == 0
         assert "does not take its last replies" in disk.said()
 
 

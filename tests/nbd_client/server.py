@@ -41,7 +41,8 @@ class Server:
 
     def stop(self):
         """All connections break, and nobody listens; the cache stays."""
-        listener, self.listener = self.listener, None
+        with self.lock: # who is let in from now on is hung up on
+            listener, self.listener = self.listener, None
         if listener:
             os.unlink(self.path)
             listener.shutdown(socket.SHUT_RDWR)
@@ -67,6 +68,9 @@ class Server:
             except OSError:
                 return
             with self.lock:
+                if self.listener is not listener:
+                    hang_up(peer)
+                    return
                 self.peers.add(peer)
             threading.Thread(target=self.talk, args=(peer,), daemon=True).start()
 
