@@ -137,27 +137,31 @@ big() { # a source that takes a while
 	done
 }
 
+# complete FORMAT IMAGE WHEN: a signal came when all was done, and the name given
+complete() {
+	"$img" compare -q raw:raw "$1:$2" || fail "$3: the name is taken by less than a whole image"
+}
+
 killed-leaves-nothing() {
 	big
 	cp raw kept
 	echo old >there
 	for try in 1 2 3 4 5 6; do
-		"$img" convert --force raw:raw "$([ $((try % 2)) = 0 ] && echo qcow2 || echo raw):there" &
+		format=$([ $((try % 2)) = 0 ] && echo qcow2 || echo raw)
+		"$img" convert --force raw:raw "$format:there" &
 		pid=$!
 		sleep 0.0$((RANDOM % 10))
 		kill -KILL $pid 2>/dev/null
 		wait $pid 2>/dev/null
 		code=$?
-		if [ $code = 137 ]; then
-			[ "$(head -c 4 there)" = old ] || fail "try $try: killed, and the name is taken"
-		elif [ $code = 0 ]; then
-			echo old >there # it was quicker
-		else
-			fail "try $try: exit $code"
-		fi
+		[ $code = 137 ] || [ $code = 0 ] || fail "try $try: exit $code"
+		[ "$(head -c 4 there)" = old ] || {
+			complete "$format" there "try $try" # it was quicker
+			echo old >there
+		}
 	done
 	# the next run removes what those left, and nothing that somebody may be writing
-	(exec sleep 60) &
+	(exec sleep 1000) &
 	pid=$!
 	cp raw .there.$pid.part
 	cp raw .there.999999999.part
@@ -176,20 +180,19 @@ interrupted-leaves-nothing() {
 	for signal in INT TERM HUP; do
 		(trap - INT; exec "$img" convert raw:raw qcow2:a) 2>err.txt &
 		pid=$!
-		for _ in $(seq 300); do
+		for _ in $(seq 10000); do
 			ls .a.*.part >/dev/null 2>&1 && break
 			sleep 0.005
 		done
 		kill -$signal $pid 2>/dev/null
 		wait $pid
 		code=$?
-		if [ $code = 0 ]; then # it was quicker
-			rm a
-			continue
-		fi
-		[ $code -gt 128 ] || fail "SIG$signal: exit $code: $(cat err.txt)"
-		[ ! -e a ] || fail "SIG$signal: a file is left"
+		[ $code = 0 ] || [ $code -gt 128 ] || fail "SIG$signal: exit $code: $(cat err.txt)"
 		no-parts
+		[ ! -e a ] || { # it was quicker
+			complete qcow2 a "SIG$signal"
+			rm a
+		}
 	done
 }
 

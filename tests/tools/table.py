@@ -26,7 +26,7 @@ img = plugins = None
 def tap_img(*words, code=0):
     done = subprocess.run([img, words[0], "--plugins", plugins, *words[1:]], text=True,
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, timeout=60)
+                          stderr=subprocess.PIPE, timeout=WAIT)
     if code is not None and done.returncode != code:
         raise AssertionError("tap-img %s: exit code %d, not %d\n%s%s" % (
             " ".join(words), done.returncode, code, done.stdout, done.stderr))
@@ -189,7 +189,7 @@ def refused_to_write(row, yes):
     assert not yes
     row.make("one")
     disk = Tapdisk(0, spec=row.spec)
-    assert disk.process.wait(timeout=20) == 1 and "can be read, not written" in disk.said(), \
+    assert disk.process.wait(WAIT) == 1 and "can be read, not written" in disk.said(), \
         disk.said()
     shutil.rmtree(disk.folder)
 
