@@ -13,7 +13,7 @@ dirty() {
 		"driver=nbd,server.type=unix,server.path=$work/sock,x-dirty-bitmap=qemu:dirty-bitmap:$2" \
 		>map.json 2>map.txt; do
 		tries=$((tries + 1))
-		[ $tries -lt 100 ] || { kill $server; fail "qemu-nbd: $(cat nbd.txt map.txt)"; }
+		[ $tries -lt 2000 ] || { kill $server; fail "qemu-nbd: $(cat nbd.txt map.txt)"; }
 		sleep 0.05
 	done
 	kill $server
@@ -57,11 +57,11 @@ kept() {
 		must qemu-img bitmap --add -g 64K a off
 		must qemu-img bitmap --disable a off
 		cp raw model
-		writes a model ops=6 full=0 seed=$RANDOM
+		writes a model ops=30 full=0 seed=$RANDOM
 		covers a fine raw model
 		[ -z "$(dirty a off)" ] || fail "the disabled one has bits"
 		cp model second
-		writes a model ops=10 seed=$RANDOM
+		writes a model ops=30 seed=$RANDOM
 		covers a fine raw model
 		[ "$(flags a)" = "$(printf 'fine auto\noff')" ] || fail "flags: $(flags a)"
 		"$TAP_IMG" info -f qcow2 a >out.txt
@@ -129,7 +129,7 @@ marked() {
 	"$TAP_IMG" info -f qcow2 a | grep -q '^bitmaps-are: inconsistent: ' || fail "info"
 	rm -f model
 	truncate -s 9M model
-	timeout 60 "$IMAGE_RANDOM" qcow2:a model ops=100 >out.txt 2>&1 || fail "$(cat out.txt)"
+	timeout 300 "$IMAGE_RANDOM" qcow2:a model ops=100 >out.txt 2>&1 || fail "$(cat out.txt)"
 	sound a model leaks
 }
 
@@ -151,7 +151,7 @@ with open(sys.argv[1], "r+b") as f:
 PY
 		rm -f model
 		truncate -s 9M model
-		timeout 60 "$IMAGE_RANDOM" qcow2:a model ops=100 check=0 >out.txt 2>&1 ||
+		timeout 300 "$IMAGE_RANDOM" qcow2:a model ops=100 check=0 >out.txt 2>&1 ||
 			fail "$damage: $(cat out.txt)"
 		must "$TAP_IMG" compare -q -f qcow2 -F raw a model
 	done
