@@ -81,7 +81,7 @@ overlay() {
 	# both are, under different keys
 	must "$TAP_IMG" create -q -f qcow2 -b qcow2:a -o encryption=luks,key-file=other,iter-time=0 b 10M
 	options=,key-file=key,key-file=other
-	timeout 120 "$IMAGE_RANDOM" "qcow2:b$options" model seed="$seed" >out.txt 2>&1 ||
+	timeout 300 "$IMAGE_RANDOM" "qcow2:b$options" model seed="$seed" >out.txt 2>&1 ||
 		fail "an encrypted image over another: $(cat out.txt)"
 	must "$TAP_IMG" compare -q "qcow2:b$options" raw:model
 	must "$TAP_IMG" commit -q "qcow2:b$options"

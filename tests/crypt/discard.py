@@ -87,7 +87,7 @@ def again(disk):
     with open("plain", "wb") as file:
         file.write(disk.model)
     tap_img("compare", "-q", disk.spec, "raw:plain")
-    code = subprocess.run([img, "check", "-q", disk.spec], timeout=60).returncode
+    code = subprocess.run([img, "check", "-q", disk.spec], timeout=WAIT).returncode
     assert code in (0, 3), "it is damaged" # 3: space is lost
 
 

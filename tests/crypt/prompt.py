@@ -15,7 +15,7 @@ import time
 
 from each import run_each
 
-PATIENCE = 20
+PATIENCE = 100
 img = None
 tests = {}
 
@@ -83,7 +83,7 @@ class Typist:
 
 
 def tap_img(*words, code=0):
-    done = subprocess.run([img, *words], stdin=subprocess.DEVNULL, text=True, timeout=60,
+    done = subprocess.run([img, *words], stdin=subprocess.DEVNULL, text=True, timeout=PATIENCE,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == code, "%s: %d: %s" % (words, done.returncode, done.stdout)
     return done.stdout
@@ -170,7 +170,7 @@ def without_a_terminal_nobody_is_asked():
     made()
     done = subprocess.run([img, "compare", "qcow2:image", "raw:plain"], start_new_session=True,
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-                          stderr=subprocess.STDOUT, timeout=60)
+                          stderr=subprocess.STDOUT, timeout=PATIENCE)
     assert done.returncode == 2 and "say key-file=" in done.stdout, done.stdout
 
 

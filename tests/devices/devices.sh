@@ -33,7 +33,7 @@ serve() {
 	: >"$dir/log"
 	"$tapdisk" --disk "aio:$loop" --nbd "unix:$dir/s" "$@" 2>>"$dir/log" &
 	pid=$!
-	for _ in $(seq 100); do
+	for _ in $(seq 2000); do
 		! grep -q 'bytes, ' "$dir/log" || return 0
 		sleep 0.05
 	done
@@ -50,7 +50,7 @@ stop() {
 io() {
 	local args=(${how:+"$how"}) out
 	for command in "$@"; do args+=(-c "$command"); done
-	out=$(timeout 60 qemu-io -f raw "${args[@]}" "nbd+unix:///?socket=$dir/s" 2>&1) ||
+	out=$(timeout 300 qemu-io -f raw "${args[@]}" "nbd+unix:///?socket=$dir/s" 2>&1) ||
 		fail "$out"
 	! grep -qiE 'failed|error' <<<"$out" || fail "$out"
 }
@@ -59,7 +59,7 @@ io() {
 refused() {
 	local words=$1 out status=0
 	shift
-	out=$(timeout 10 "$tapdisk" --disk "$@" 2>&1) || status=$?
+	out=$(timeout 300 "$tapdisk" --disk "$@" 2>&1) || status=$?
 	[ "$status" = 1 ] || fail "$*: status $status, not 1: $out"
 	[ "$(wc -l <<<"$out")" = 1 ] || fail "$*: more than a line: $out"
 	grep -qF "$words" <<<"$out" || fail "$*: $out"
@@ -95,7 +95,7 @@ serves_sectors_of() {
 	io 'write -z 2M 1M' flush 'read -P 0 2M 1M' 'read -P 5 3M 1M'
 	refused 'in use' "aio:$loop"
 	refused 'in use' "aio:$loop" --read-only
-	! timeout 10 qemu-io -f raw "$loop" -c 'write 0 4k' >/dev/null 2>&1 ||
+	! timeout 300 qemu-io -f raw "$loop" -c 'write 0 4k' >/dev/null 2>&1 ||
 		fail "qemu-io may write to a device that is served"
 	stop
 	detach
@@ -120,7 +120,7 @@ read_only_changes_nothing() {
 	before=$(sha256sum <"$dir/file")
 	serve --read-only
 	how=-r io 'read -P 0 0 1M'
-	! timeout 10 qemu-io -f raw "nbd+unix:///?socket=$dir/s" -c 'write 0 4k' >/dev/null 2>&1 ||
+	! timeout 300 qemu-io -f raw "nbd+unix:///?socket=$dir/s" -c 'write 0 4k' >/dev/null 2>&1 ||
 		fail "wrote to a read-only disk"
 	stop
 	[ "$before" = "$(sha256sum <"$dir/file")" ] || fail "a read-only disk changed"

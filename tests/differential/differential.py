@@ -79,9 +79,9 @@ class Run:
             print(" ".join(command)[:300], flush=True)
         try:
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                  timeout=120, cwd=self.folder)
+                                  timeout=300, cwd=self.folder)
         except subprocess.TimeoutExpired:
-            raise Wrong("%s: no end in 120 s" % " ".join(command)) from None
+            raise Wrong("%s: no end in 300 s" % " ".join(command)) from None
         if done.returncode not in may:
             raise Wrong("%s: %d: %s" % (" ".join(command), done.returncode,
                                         done.stdout.decode(errors="replace")[-600:]))

@@ -106,7 +106,7 @@ edit() {
 
 # requests IMAGE MODEL KEY=VALUE...: random ones of ours
 requests() {
-	timeout 120 "$IMAGE_RANDOM" "$driver:$1${options:-}" "$2" "${@:3}" >out.txt 2>&1 ||
+	timeout 300 "$IMAGE_RANDOM" "$driver:$1${options:-}" "$2" "${@:3}" >out.txt 2>&1 ||
 		fail "${*:3} on $1: $(cat out.txt)"
 	[ -z "$(ls "$BLKTAP_SURVIVOR_DIR" 2>/dev/null)" ] || fail "survivor memory was left"
 }
@@ -121,11 +121,11 @@ writes() {
 harmless() {
 	local code
 	cp "$1" before
-	timeout 60 "$IMAGE_CHECK" "$driver:$1" >out.txt 2>&1
+	timeout 300 "$IMAGE_CHECK" "$driver:$1" >out.txt 2>&1
 	code=$?
 	[ $code -lt 5 ] || fail "mutant $2: exit $code: $(tail -3 out.txt)"
 	cmp -s "$1" before || fail "mutant $2: a reader has changed it"
-	timeout 60 "$IMAGE_RANDOM" "$driver:$1" model full=1 check=0 ops="$3" seed="$2" >out.txt 2>&1
+	timeout 300 "$IMAGE_RANDOM" "$driver:$1" model full=1 check=0 ops="$3" seed="$2" >out.txt 2>&1
 	code=$?
 	[ $code -lt 5 ] || fail "mutant $2 written: exit $code: $(tail -3 out.txt)"
 	rm -rf "$BLKTAP_SURVIVOR_DIR"
@@ -154,7 +154,7 @@ held() {
 	stdbuf -o0 qemu-io -f "$1" -c length -c 'sleep 60000' "$2" >holder.txt 2>&1 &
 	holder=$!
 	cleanup() { kill $holder 2>/dev/null; }
-	for _ in $(seq 300); do
+	for _ in $(seq 1000); do
 		[ ! -s holder.txt ] || return 0
 		sleep 0.1
 	done

@@ -123,7 +123,7 @@ backing-of-another-size-if-meant() {
 	truncate -s 2M raw
 	truncate -s 3M raw
 	cp raw model
-	timeout 60 "$IMAGE_RANDOM" qcow:over.qcow,resized=on model ops=300 >out.txt 2>&1 ||
+	timeout 300 "$IMAGE_RANDOM" qcow:over.qcow,resized=on model ops=300 >out.txt 2>&1 ||
 		fail "$(cat out.txt)"
 	same over.qcow model
 }
@@ -143,7 +143,7 @@ tables() {
 		     8000000000000000 fff0000000400000 800fffffffffffff; do
 		value=${entry%%:*}
 		must $make bad.qcow raw set=$l2:$value
-		timeout 20 "$IMAGE_CHECK" bad.qcow >out.txt 2>err.txt
+		timeout 300 "$IMAGE_CHECK" bad.qcow >out.txt 2>err.txt
 		code=$?
 		case $value in
 		0000000000000000) [ $code = 0 ] || fail "a hole: exit $code" ;;
@@ -155,27 +155,27 @@ tables() {
 	done
 	for value in 0000000000000030 7fffffffffffe000 0000000000001003 ffffffffffffffff; do
 		must $make bad.qcow raw set=48:$value
-		timeout 20 "$IMAGE_CHECK" bad.qcow >out.txt 2>err.txt
+		timeout 300 "$IMAGE_CHECK" bad.qcow >out.txt 2>err.txt
 		[ $? = 3 ] || fail "L1 $value: $(cat out.txt err.txt)"
 		grep -q 'unreadable: 2097152' out.txt || fail "L1 $value: $(cat out.txt)"
 	done
 	# a cluster, and a table, in the L1 table
 	must $make bad.qcow raw xen=16be set=8192:0000000000001000
-	timeout 20 "$IMAGE_CHECK" bad.qcow >out.txt 2>err.txt
+	timeout 300 "$IMAGE_CHECK" bad.qcow >out.txt 2>err.txt
 	[ $? = 3 ] || fail "a cluster in L1: $(cat out.txt)"
 	grep -q 'unreadable: 65536' out.txt || fail "a cluster in L1 is read: $(cat out.txt)"
 	must $make bad.qcow raw xen=16be set=4096:0000000000001000
-	timeout 20 "$IMAGE_CHECK" bad.qcow >out.txt 2>err.txt
+	timeout 300 "$IMAGE_CHECK" bad.qcow >out.txt 2>err.txt
 	[ $? = 3 ] || fail "a table in L1: $(cat out.txt)"
 	grep -q 'unreadable: 2097152' out.txt || fail "a table in L1 is read: $(cat out.txt)"
 	# two owners of one cluster
 	must $make bad.qcow raw set=$((l2 + 8)):0000000000002000
-	timeout 20 "$IMAGE_CHECK" bad.qcow >out.txt 2>err.txt
+	timeout 300 "$IMAGE_CHECK" bad.qcow >out.txt 2>err.txt
 	[ $? = 3 ] && grep -q 'belongs to something else too' out.txt || fail "$(cat out.txt)"
 	# compressed data that are none
 	yes text | head -c 3M >raw
 	must $make bad.qcow raw packed=1 set=8200:ffffffffffff
-	timeout 20 "$IMAGE_CHECK" bad.qcow >out.txt 2>err.txt
+	timeout 300 "$IMAGE_CHECK" bad.qcow >out.txt 2>err.txt
 	[ $? = 4 ] || fail "broken deflate data: $(cat out.txt err.txt)"
 }
 
@@ -189,7 +189,7 @@ mutants() {
 	must $make two.qcow raw cluster_bits=9 l2_bits=6
 	must $make three.qcow raw xen=16le l1=le premapped=1
 	must $make four.qcow raw cluster_bits=16 packed=1
-	timeout 250 "$FUZZ_MUTATE" qcow runs="${ROUNDS:-400}" seed="$seed" raw=1 ./*.qcow >out.txt 2>&1 ||
+	timeout 300 "$FUZZ_MUTATE" qcow runs="${ROUNDS:-400}" seed="$seed" raw=1 ./*.qcow >out.txt 2>&1 ||
 		fail "exit $?: $(tail -20 out.txt)"
 }
 

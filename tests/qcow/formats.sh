@@ -22,7 +22,7 @@ reads() {
 
 writes() { # IMAGE: takes any writes and stays whole
 	cp raw model
-	timeout 120 "$IMAGE_RANDOM" "qcow:$1" model seed=7 ops=600 >out.txt 2>&1 ||
+	timeout 300 "$IMAGE_RANDOM" "qcow:$1" model seed=7 ops=600 >out.txt 2>&1 ||
 		fail "$1: $(cat out.txt)"
 	[ "${2:-}" = odd ] || same "$1" model
 }
@@ -109,7 +109,7 @@ ours-by-qemu-img() {
 	grep -q "backing file: $PWD/raw" out.txt || fail "qemu-img sees no backing file"
 	cp raw model
 	cp raw raw.kept
-	timeout 60 "$IMAGE_RANDOM" qcow:o.qcow model ops=500 >/dev/null || fail "writing"
+	timeout 300 "$IMAGE_RANDOM" qcow:o.qcow model ops=500 >/dev/null || fail "writing"
 	same o.qcow model
 	cmp raw raw.kept || fail "the backing file was changed"
 	# and what qemu-img puts on top of our clusters, we read
@@ -162,13 +162,13 @@ encrypted() {
 		must "$TAP_IMG" create -q --force -f qcow -o $aes,cluster_size=$cluster a.qcow 5001K
 		rm model
 		truncate -s 5001K model
-		timeout 120 "$IMAGE_RANDOM" qcow:a.qcow,key-file=key model seed=3 ops=400 >out.txt 2>&1 ||
+		timeout 300 "$IMAGE_RANDOM" qcow:a.qcow,key-file=key model seed=3 ops=400 >out.txt 2>&1 ||
 			fail "$cluster: $(cat out.txt)"
 		theirs a.qcow model
 		must "$TAP_IMG" create -q --force -f qcow -b raw -F raw -o $aes,cluster_size=$cluster \
 			o.qcow
 		cp raw model
-		timeout 120 "$IMAGE_RANDOM" qcow:o.qcow,key-file=key model seed=3 ops=400 >out.txt 2>&1 ||
+		timeout 300 "$IMAGE_RANDOM" qcow:o.qcow,key-file=key model seed=3 ops=400 >out.txt 2>&1 ||
 			fail "overlay, $cluster: $(cat out.txt)"
 		theirs o.qcow model
 	done
@@ -185,7 +185,7 @@ encrypted() {
 		-o encrypt.format=aes,encrypt.key-secret=s a.qcow 9M
 	truncate -s 0 model
 	truncate -s 9M model
-	timeout 120 "$IMAGE_RANDOM" qcow:a.qcow,key-file=key model seed=4 ops=400 >out.txt 2>&1 ||
+	timeout 300 "$IMAGE_RANDOM" qcow:a.qcow,key-file=key model seed=4 ops=400 >out.txt 2>&1 ||
 		fail "qemu's: $(cat out.txt)"
 	theirs a.qcow model
 	grep -qa 'not the secret' a.qcow && fail "the key is in the image"
@@ -214,7 +214,7 @@ device() {
 		cleanup() { losetup -d "$dev" 2>/dev/null; }
 		must "$QCOW2RAW" -q -f got "$dev"
 		cmp got raw || fail "$kind is read wrong"
-		timeout 120 "$IMAGE_RANDOM" "qcow:$dev" model seed=9 ops=600 >out.txt 2>&1 ||
+		timeout 300 "$IMAGE_RANDOM" "qcow:$dev" model seed=9 ops=600 >out.txt 2>&1 ||
 			fail "$kind: $(cat out.txt)"
 		same "$dev" model
 		losetup -d "$dev"
@@ -226,7 +226,7 @@ device() {
 	cp raw model
 	cp a.qcow disk
 	dev=$(losetup -f --show disk)
-	timeout 60 "$IMAGE_RANDOM" "qcow:$dev" model seed=5 ops=200 full=1 reopen=0 >out.txt 2>&1 ||
+	timeout 300 "$IMAGE_RANDOM" "qcow:$dev" model seed=5 ops=200 full=1 reopen=0 >out.txt 2>&1 ||
 		fail "$(cat out.txt)"
 	grep -q 'failed for want of space: [1-9]' out.txt || fail "it was never full"
 	same "$dev" model
@@ -244,7 +244,7 @@ resized() {
 			truncate -s $size model
 			must "$QCOW2RAW" -q -f got a.qcow
 			cmp got model || fail "$kind: $size is read wrong"
-			timeout 120 "$IMAGE_RANDOM" qcow:a.qcow model seed=8 ops=100 >out.txt 2>&1 ||
+			timeout 300 "$IMAGE_RANDOM" qcow:a.qcow model seed=8 ops=100 >out.txt 2>&1 ||
 				fail "$kind, $size: $(cat out.txt)"
 			must "$IMAGE_CHECK" a.qcow
 			case $kind in *l1=le*) ;; *) same a.qcow model ;; esac

@@ -28,7 +28,7 @@ esac
 dd if=/dev/zero of=small/filler bs=1M count=9 status=none
 
 # What fails is noted; sectors that no failed write touched must be right.
-timeout 60 "$IMAGE_RANDOM" qcow:small/a.qcow model seed=5 ops=400 full=1 reopen=0 >out.txt 2>&1 ||
+timeout 300 "$IMAGE_RANDOM" qcow:small/a.qcow model seed=5 ops=400 full=1 reopen=0 >out.txt 2>&1 ||
 	fail "while full: $(cat out.txt)"
 grep -q 'failed for want of space: [1-9]' out.txt || fail "it never was full: $(cat out.txt)"
 # if there was no room for tables, they wait for one who may write
@@ -36,6 +36,6 @@ grep -q 'failed for want of space: [1-9]' out.txt || fail "it never was full: $(
 	fail "$(cat out.txt)"
 rm small/filler
 must mount -o remount,size=256M small
-timeout 60 "$IMAGE_RANDOM" qcow:small/a.qcow model seed=6 ops=400 >out.txt 2>&1 ||
+timeout 300 "$IMAGE_RANDOM" qcow:small/a.qcow model seed=6 ops=400 >out.txt 2>&1 ||
 	fail "with room again: $(cat out.txt)"
 same small/a.qcow model

@@ -7,7 +7,7 @@
 need qemu-img
 
 run() { # IMAGE MODEL KEY=VALUE...
-	timeout 120 "$IMAGE_RANDOM" "qcow:$1" "$2" "${@:3}" >out.txt 2>&1 ||
+	timeout 300 "$IMAGE_RANDOM" "qcow:$1" "$2" "${@:3}" >out.txt 2>&1 ||
 		fail "$* on $1: $(cat out.txt)"
 	cat out.txt
 	same "$1" "$2"

@@ -46,7 +46,7 @@ full() {
 	device 4M
 	must qemu-img create -q -f qcow2 "$loop" 11M
 	truncate -s 11M model
-	timeout 120 "$IMAGE_RANDOM" "qcow2:$loop" model ops=1000 full=1 >out.txt 2>&1 ||
+	timeout 300 "$IMAGE_RANDOM" "qcow2:$loop" model ops=1000 full=1 >out.txt 2>&1 ||
 		fail "$(cat out.txt)"
 	grep -q "$loop: no room is left on the device" out.txt || fail "$(tail -3 out.txt)"
 	sound "$loop" model leaks
@@ -69,7 +69,7 @@ dirty() {
 killed() {
 	device 64M
 	must qemu-img create -q -f qcow2 "$loop" 24M
-	timeout 100 "$KILLED" -T 2 "$TAPDISK" "qcow2:$loop" >out.txt 2>&1 || fail "$(cat out.txt)"
+	timeout 300 "$KILLED" -T 2 "$TAPDISK" "qcow2:$loop" >out.txt 2>&1 || fail "$(cat out.txt)"
 }
 
 "$1"

@@ -29,7 +29,7 @@ autoclear() {
 	must "$IMAGE_CHECK" qcow2:a
 	[ "$(peek a 95 1)" = 81 ] || fail "a reader has changed it"
 	truncate -s 9M model
-	timeout 60 "$IMAGE_RANDOM" qcow2:a model seed=1 ops=100 check=0 >/dev/null || fail "writing"
+	timeout 300 "$IMAGE_RANDOM" qcow2:a model seed=1 ops=100 check=0 >/dev/null || fail "writing"
 	[ "$(peek a 95 1)" = 01 ] || fail "what nobody knows is still said to be true"
 	must qemu-img compare -q -f qcow2 -F raw a model
 }
@@ -50,7 +50,7 @@ refused_features() {
 	poke a 79 02
 	truncate -s 9M model
 	must "$IMAGE_CHECK" qcow2:a
-	timeout 60 "$IMAGE_RANDOM" qcow2:a model ops=5 >out.txt 2>&1 && fail "a corrupt image was written"
+	timeout 300 "$IMAGE_RANDOM" qcow2:a model ops=5 >out.txt 2>&1 && fail "a corrupt image was written"
 	grep -q 'a: is marked corrupt' out.txt || fail "says '$(cat out.txt)'"
 }
 

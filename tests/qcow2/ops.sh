@@ -12,7 +12,7 @@ is() { # IMAGE NAME RAW: that snapshot of the image reads so
 	must qemu-img convert -l "snapshot.name=$2" -f qcow2 -O raw "$1" got
 	cmp got "$3" || fail "snapshot $2 reads otherwise (qemu-img)"
 	cp "$3" snapshot-model
-	timeout 60 "$IMAGE_RANDOM" "qcow2:$1,snapshot=$2" snapshot-model ops=0 >out.txt 2>&1 ||
+	timeout 300 "$IMAGE_RANDOM" "qcow2:$1,snapshot=$2" snapshot-model ops=0 >out.txt 2>&1 ||
 		must "$IMAGE_CHECK" "qcow2:$1,snapshot=$2"
 }
 
@@ -93,7 +93,7 @@ tables() {
 		done
 	done
 	# its L1 would not lie in one block of refcounts
-	timeout 20 "$QCOW2_OPS" qcow2:a resize 1073741824 >out.txt 2>&1
+	timeout 300 "$QCOW2_OPS" qcow2:a resize 1073741824 >out.txt 2>&1
 	[ $? = 1 ] || fail "it can be too large: $(cat out.txt)"
 	must qemu-img check -q -f qcow2 a
 }
@@ -213,7 +213,7 @@ with open(sys.argv[1], "r+b") as f:
     f.write(next(at for at in data if at).to_bytes(8, "big"))
 PY
 	"$QCOW2_OPS" qcow2:a repair all >out.txt 2>&1
-	timeout 20 qemu-img compare -q -f qcow2 -F raw a raw || fail "repair wrote over data"
+	timeout 300 qemu-img compare -q -f qcow2 -F raw a raw || fail "repair wrote over data"
 }
 
 "$1"

@@ -28,7 +28,7 @@ refused() {
 	local want=$1 words=$2 out status=0 before after
 	shift 2
 	before=$(ls -R "$dir")
-	out=$(timeout 10 "$tapdisk" "$@" 2>&1) || status=$?
+	out=$(timeout 300 "$tapdisk" "$@" 2>&1) || status=$?
 	after=$(ls -R "$dir")
 	[ "$status" = "$want" ] || fail "$*: status $status, not $want: $out"
 	[ "$(wc -l <<<"$out")" = 1 ] || fail "$*: more than a line: $out"
@@ -86,7 +86,7 @@ serve() {
 	: >"$dir/log"
 	"$tapdisk" --disk "$@" --nbd "unix:$dir/s" 2>"$dir/log" &
 	pid=$!
-	for _ in $(seq 200); do
+	for _ in $(seq 2000); do
 		! grep -q 'bytes, ' "$dir/log" || return 0
 		sleep 0.05
 	done
@@ -106,7 +106,7 @@ second_writer() {
 io() {
 	local args=()
 	for command in "$@"; do args+=(-c "$command"); done
-	timeout 60 qemu-io -f raw "nbd+unix:///?socket=$dir/s" "${args[@]}" 2>&1 | grep -v ops
+	timeout 300 qemu-io -f raw "nbd+unix:///?socket=$dir/s" "${args[@]}" 2>&1 | grep -v ops
 }
 
 full_disk() {

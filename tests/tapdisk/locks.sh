@@ -32,7 +32,7 @@ started() {
 	rm -f "$dir/s"
 	"$@" >"$dir/log" 2>&1 &
 	pid=$!
-	for _ in $(seq 200); do
+	for _ in $(seq 2000); do
 		! qemu-img info "nbd+unix:///?socket=$dir/s" >/dev/null 2>&1 || return 0
 		sleep 0.05
 	done
@@ -52,8 +52,8 @@ may_not() {
 
 qemu() {
 	case $1 in
-	read) timeout 20 qemu-img convert -f "$2" -O raw "$3" "$dir/copy" ;;
-	write) timeout 20 qemu-io -f "$2" -c "write 0 512" "$3" ;;
+	read) timeout 300 qemu-img convert -f "$2" -O raw "$3" "$dir/copy" ;;
+	write) timeout 300 qemu-io -f "$2" -c "write 0 512" "$3" ;;
 	esac
 }
 
@@ -61,7 +61,7 @@ qemu() {
 refused() {
 	local file=$1 out status=0
 	shift
-	out=$(timeout 10 "$tapdisk" --disk "$@" 2>&1) || status=$?
+	out=$(timeout 300 "$tapdisk" --disk "$@" 2>&1) || status=$?
 	[ $status = 1 ] || fail "tapdisk $*: $status: $out"
 	grep -qF "$file: in use by another process" <<<"$out" || fail "tapdisk $*: $out"
 }

@@ -102,10 +102,10 @@ guests() {
 
 expect_size() { # OPTIONS BYTES: of an empty image a
 	truncate -s $(($2 - 512)) sized
-	timeout 60 "$IMAGE_RANDOM" "vhd:a$1" sized ops=0 >out.txt 2>&1 &&
+	timeout 300 "$IMAGE_RANDOM" "vhd:a$1" sized ops=0 >out.txt 2>&1 &&
 		fail "a$1 has not $2 bytes"
 	truncate -s "$2" sized
-	timeout 60 "$IMAGE_RANDOM" "vhd:a$1" sized ops=0 >out.txt 2>&1 || fail "a$1: $(cat out.txt)"
+	timeout 300 "$IMAGE_RANDOM" "vhd:a$1" sized ops=0 >out.txt 2>&1 || fail "a$1: $(cat out.txt)"
 	rm sized
 }
 
@@ -246,7 +246,7 @@ tables() {
 	edit a bat:1=00ffffff
 	"$IMAGE_CHECK" vhd:a >out.txt 2>&1
 	grep -q 'does not lie in the file' out.txt || fail "$(cat out.txt)"
-	timeout 60 "$IMAGE_RANDOM" vhd:a model ops=5 >out.txt 2>&1 && fail "it was written"
+	timeout 300 "$IMAGE_RANDOM" vhd:a model ops=5 >out.txt 2>&1 && fail "it was written"
 	grep -q 'a: its block 1, at .*, does not lie in' out.txt || fail "$(cat out.txt)"
 }
 

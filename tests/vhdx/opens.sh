@@ -177,8 +177,8 @@ killed() {
 	"$TAPDISK" --disk $spec --nbd unix:sock >tapdisk.log 2>&1 &
 	pid=$!
 	cleanup() { kill -9 $pid 2>/dev/null; }
-	for n in $(seq 100); do
-		[ -S sock ] && break
+	for n in $(seq 1000); do
+		grep -q 'listening on' tapdisk.log && break
 		sleep 0.1
 	done
 	truncate -s 9M model

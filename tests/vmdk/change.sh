@@ -182,7 +182,7 @@ leaks() {
 		head -c 5M /dev/urandom >model
 		must "$TAP_IMG" convert -q -f raw -O vmdk -o $kind model a.vmdk
 		for n in 1 2; do
-			timeout 60 "$IMAGE_RANDOM" vmdk:a.vmdk model seed="$seed$n" ops=300 >out.txt 2>&1 ||
+			timeout 300 "$IMAGE_RANDOM" vmdk:a.vmdk model seed="$seed$n" ops=300 >out.txt 2>&1 ||
 				fail "$(cat out.txt)"
 		done
 		"$IMAGE_CHECK" vmdk:a.vmdk >out.txt

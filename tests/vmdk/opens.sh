@@ -21,7 +21,7 @@ kinds() {
 		must qemu-img compare -q -f vmdk -F raw a.vmdk raw
 		reads vmdk:a.vmdk raw
 		what='can be read, not written'
-		timeout 60 "$IMAGE_RANDOM" vmdk:a.vmdk raw ops=1 >out.txt 2>&1 && fail "$kind was written"
+		timeout 300 "$IMAGE_RANDOM" vmdk:a.vmdk raw ops=1 >out.txt 2>&1 && fail "$kind was written"
 		grep -q "$what" out.txt || fail "says '$(cat out.txt)'"
 	done
 	clean
@@ -71,10 +71,10 @@ cids() {
 	must qemu-img convert -f raw -O vmdk raw base.vmdk
 	must "$QCOW_CREATE" -q -f vmdk -b vmdk 0 a.vmdk base.vmdk
 	was=$(cid base.vmdk)
-	timeout 60 "$IMAGE_RANDOM" vmdk:base.vmdk model ops=0 >/dev/null || fail "opening it"
+	timeout 300 "$IMAGE_RANDOM" vmdk:base.vmdk model ops=0 >/dev/null || fail "opening it"
 	[ "$(cid base.vmdk)" = "$was" ] || fail "nothing was written, and its CID is another one"
 	must "$IMAGE_CHECK" vmdk:a.vmdk
-	timeout 60 "$IMAGE_RANDOM" vmdk:base.vmdk model ops=20 >/dev/null || fail "writing it"
+	timeout 300 "$IMAGE_RANDOM" vmdk:base.vmdk model ops=20 >/dev/null || fail "writing it"
 	[ "$(cid base.vmdk)" != "$was" ] || fail "it was written, and its CID is the same"
 	refuses 'a.vmdk: its parent .*base.vmdk has been changed: its CID is' "$IMAGE_CHECK" vmdk:a.vmdk
 	must "$IMAGE_CHECK" vmdk:a.vmdk,stale-parent=on
@@ -185,7 +185,7 @@ EOR
 			for bytes in ffffffff 00000080; do
 				cp a-delta.vmdk b
 				poke b "$at" $bytes
-				timeout 20 "$IMAGE_CHECK" vmdk:b >out.txt 2>err.txt
+				timeout 300 "$IMAGE_CHECK" vmdk:b >out.txt 2>err.txt
 				code=$?
 				[ $code -lt 5 ] || fail "$kind, $bytes at $at: exit $code: $(cat err.txt)"
 				[ $code != 1 ] || [ "$(wc -l <err.txt)" = 1 ] || fail "$(cat err.txt)"
@@ -194,7 +194,7 @@ EOR
 		for n in 0 100 512 2048 2060 9000 $((size / 2)); do
 			cp a-delta.vmdk b
 			truncate -s $n b
-			timeout 20 "$IMAGE_CHECK" vmdk:b >out.txt 2>err.txt
+			timeout 300 "$IMAGE_CHECK" vmdk:b >out.txt 2>err.txt
 			code=$?
 			[ $code = 1 ] || [ $code = 3 ] || [ $code = 4 ] || fail "$kind, $n bytes: exit $code"
 		done

@@ -109,7 +109,7 @@ over_raw() {
 	cp raw was
 	must "$QCOW_CREATE" -q -f vmdk -b raw 0 a.vmdk raw
 	for seed in "$1" "$1"1; do
-		timeout 120 "$IMAGE_RANDOM" vmdk:a.vmdk model seed="$seed" >out.txt 2>&1 ||
+		timeout 300 "$IMAGE_RANDOM" vmdk:a.vmdk model seed="$seed" >out.txt 2>&1 ||
 			fail "$(cat out.txt)"
 	done
 	cmp raw was || fail "the image below was changed"

@@ -84,7 +84,7 @@ once() {
 	grep -qx 'allocated: 0 of 145' out.txt || fail "$(cat out.txt)"
 	cp a.vmdk empty.vmdk
 	cp raw model
-	timeout 60 "$IMAGE_RANDOM" vmdk:a.vmdk model ops=3 >out.txt 2>&1 && fail "a guest wrote it"
+	timeout 300 "$IMAGE_RANDOM" vmdk:a.vmdk model ops=3 >out.txt 2>&1 && fail "a guest wrote it"
 	cmp a.vmdk empty.vmdk || fail "and it has changed"
 	must "$TAP_IMG" convert -q -n -c -f raw -O vmdk raw a.vmdk
 	walk a.vmdk raw
