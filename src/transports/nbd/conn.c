@@ -424,7 +424,8 @@ int nbd_conn_new(struct td_nbd *nbd, int fd, const char *peer)
 	conn->replies_end = &conn->replies;
 	list_init(&conn->send_link);
 	snprintf(conn->peer, sizeof(conn->peer), "%s", peer);
-	nbd_hello_start(&conn->hello, &nbd->export);
+	nbd_export_fill(&conn->export, nbd->disk);
+	nbd_hello_start(&conn->hello, &conn->export);
 	err = nbd_buffers_init(&conn->buffers);
 	if (err)
 		goto free_conn;

@@ -35,7 +35,6 @@ struct nbd_lane {
 struct td_nbd {
 	struct td_disk *disk;
 	struct td_loop *loop;
-	struct nbd_export export;
 	struct nbd_lane *lanes;        /* of each queue; the first is at home */
 	unsigned lane_count, lanes_open;
 	struct nbd_listener {
@@ -75,6 +74,7 @@ struct nbd_conn {
 	struct td_timer timer;         /* of the negotiation, and of the end */
 	uint64_t last_ms;              /* until when the end may take */
 	struct td_defer later;
+	struct nbd_export export;      /* as it was told: the disk may grow since */
 	struct nbd_hello hello;
 	struct nbd_buffers buffers;
 	struct td_pool *pool;          /* from SERVE on */
@@ -139,6 +139,7 @@ void nbd_sending(struct nbd_conn *conn);     /* it has something to send */
 void nbd_touched(struct nbd_lane *lane);     /* memory is in use again */
 
 /* nbd.c: at home */
+void nbd_export_fill(struct nbd_export *export, const struct td_disk *disk);
 struct nbd_lane *nbd_lane_choose(struct td_nbd *nbd); /* for one more */
 void nbd_conn_counted(struct td_post *post);          /* frees it */
 void nbd_lane_ended(struct td_post *post);

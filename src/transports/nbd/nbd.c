@@ -33,6 +33,23 @@ unsigned td_nbd_connections(const struct td_nbd *nbd)
 	return nbd->serve_count;
 }
 
+void nbd_export_fill(struct nbd_export *export, const struct td_disk *disk)
+{
+	uint64_t cluster = td_disk_cluster(disk);
+
+	*export = (struct nbd_export){
+		.name = td_disk_name(disk),
+		.size = td_disk_size(disk),
+		.block_size = td_disk_block_size(disk),
+		.can = td_disk_can(disk),
+	};
+	if (td_disk_read_only(disk))
+		export->can &= ~(uint32_t)TD_CAN_WRITE;
+	if (!is_pow2(cluster) || cluster > NBD_MAX_PAYLOAD)
+		cluster = 0;
+	export->preferred = max_u64(max_u64(cluster, 4096), export->block_size);
+}
+
 struct nbd_lane *nbd_lane_choose(struct td_nbd *nbd)
 {
 	struct nbd_lane *idlest = &nbd->lanes[0];
@@ -169,23 +186,6 @@ static int listeners_start(struct td_nbd *nbd, struct td_why *why)
 
 /* ---- beginning and end ------------------------------------------------- */
 
-static void export_fill(struct nbd_export *export, const struct td_disk *disk)
-{
-	uint64_t cluster = td_disk_cluster(disk);
-
-	*export = (struct nbd_export){
-		.name = td_disk_name(disk),
-		.size = td_disk_size(disk),
-		.block_size = td_disk_block_size(disk),
-		.can = td_disk_can(disk),
-	};
-	if (td_disk_read_only(disk))
-		export->can &= ~(uint32_t)TD_CAN_WRITE;
-	if (!is_pow2(cluster) || cluster > NBD_MAX_PAYLOAD)
-		cluster = 0;
-	export->preferred = max_u64(max_u64(cluster, 4096), export->block_size);
-}
-
 int td_nbd_listen(struct td_disk *disk, const char *address, struct td_nbd **out,
 		  struct td_why *why)
 {
@@ -204,7 +204,6 @@ int td_nbd_listen(struct td_disk *disk, const char *address, struct td_nbd **out
 		return td_fail(why, -ENOMEM, "NBD: no memory");
 	}
 	nbd->accept_timer.fired = accept_again;
-	export_fill(&nbd->export, disk);
 	err = nbd_sockets_open(address, &nbd->sockets, why);
 	if (err)
 		goto free_nbd;
