@@ -91,11 +91,53 @@ void td_log_limited(struct td_ratelimit *limit, const char *name, int level,
 	va_end(args);
 }
 
+/* Bytes of the UTF-8 character that text begins with; 0: of none, or of a control
+ * character. */
+static size_t character(const char *text)
+{
+	static const struct {
+		unsigned char first, last; /* the first byte */
+		unsigned char from, to;    /* the second one: nothing is written longer than
+		                              need be, and half of a pair is no character */
+		size_t len;
+	} row[] = {
+		{ 0xc2, 0xc2, 0xa0, 0xbf, 2 }, /* below: control characters */
+		{ 0xc3, 0xdf, 0x80, 0xbf, 2 },
+		{ 0xe0, 0xe0, 0xa0, 0xbf, 3 },
+		{ 0xe1, 0xec, 0x80, 0xbf, 3 },
+		{ 0xed, 0xed, 0x80, 0x9f, 3 },
+		{ 0xee, 0xef, 0x80, 0xbf, 3 },
+		{ 0xf0, 0xf0, 0x90, 0xbf, 4 },
+		{ 0xf1, 0xf3, 0x80, 0xbf, 4 },
+		{ 0xf4, 0xf4, 0x80, 0x8f, 4 },
+	};
+	const unsigned char *at = (const unsigned char *)text;
+
+	if (at[0] < 0x80)
+		return at[0] >= ' ' && at[0] != 0x7f;
+	for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++) {
+		size_t n = 2;
+
+		if (at[0] < row[i].first || at[0] > row[i].last)
+			continue;
+		if (at[1] < row[i].from || at[1] > row[i].to)
+			return 0;
+		while (n < row[i].len && (at[n] & 0xc0) == 0x80)
+			n++;
+		return n == row[i].len ? n : 0;
+	}
+	return 0;
+}
+
 void td_text_plain(char *text)
 {
-	for (; *text; text++)
-		if ((unsigned char)*text < ' ' || *text == 0x7f)
+	while (*text) {
+		size_t len = character(text);
+
+		if (!len)
 			*text = '?';
+		text += len ? len : 1;
+	}
 }
 
 uint64_t td_now_us(void)

@@ -26,8 +26,9 @@ void td_log_limited(struct td_ratelimit *limit, const char *name, int level,
 		    const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 
-/* Control characters become '?': names come from images, guests and peers, and a line
- * about them stays one line, which does nothing to a terminal. */
+/* Control characters, and bytes that are no UTF-8, become '?': names come from images,
+ * guests and peers, and a line about them stays one line, which does nothing to a
+ * terminal and which JSON and the journal take. */
 void td_text_plain(char *text);
 
 /* Milliseconds and microseconds of a clock that never steps. */

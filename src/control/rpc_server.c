@@ -152,7 +152,7 @@ static void call_error(struct td_rpc_call *call, int code, const char *text)
 {
 	json_t *error = json_pack("{s:i, s:s}", "code", code, "message", text);
 
-	/* what a library or a file name put into it may be no UTF-8 */
+	/* what a library put into it may be no UTF-8 */
 	if (!error)
 		error = json_pack("{s:i, s:s}", "code", code, "message",
 				  "the reason is not printable");
@@ -167,6 +167,7 @@ void td_rpc_refuse(struct td_rpc_call *call, int err, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
+	td_text_plain(text);
 	call_error(call, -err, text);
 }
 

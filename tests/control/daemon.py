@@ -269,7 +269,13 @@ def wrong_input_gets_one_clear_line():
         image = d.image("img")
         d.image("odd", 1000)
         d.image("empty", 0)
+        base = os.fsencode(d.folder) + b"/base\xff"  # no UTF-8, and soon not there
+        os.rename(d.image("base"), base)
+        subprocess.run([harness.QCOW_CREATE, "8", d.folder + "/over", base], check=True,
+                       timeout=20, stdout=subprocess.DEVNULL)
+        os.unlink(base)
         cases = [
+            (1, "/base?: No such file", "attach", f"qcow:{d.folder}/over"),
             (1, "/no/such/file", "attach", "aio:/no/such/file"),
             (1, d.folder, "attach", "aio:" + d.folder),
             (1, "odd", "attach", f"aio:{d.folder}/odd"),

@@ -9,6 +9,7 @@
 
 #include "base/endian.h"
 #include "base/list.h"
+#include "base/log.h"
 
 static void bytes_lie_in_the_named_order(void **state)
 {
@@ -116,6 +117,30 @@ static void td_fail_fills_and_returns(void **state)
 	assert_int_equal(strlen(why.text), sizeof(why.text) - 1);
 }
 
+/* Whatever a name holds, a line about it is UTF-8 and does nothing to a terminal. */
+static void text_becomes_plain(void **state)
+{
+	static const char *const text[][2] = {
+		{ "", "" },
+		{ "plain / \xc3\xbc \xe2\x82\xac \xf0\x9f\x92\xbe", NULL },
+		{ "\xc2\xa0\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xef\xbf\xbf\xf4\x8f\xbf\xbf", NULL },
+		{ "a\tb\x7f\xc2\x9b", "a?b???" },         /* control characters */
+		{ "\xffz\xfe\x80\xc0\xaf", "?z????" },     /* no first bytes */
+		{ "\xe0\x9f\xbf\xf0\x8f\xbf\xbf", "???????" }, /* longer than need be */
+		{ "\xed\xa0\x80\xf4\x90\x80\x80", "???????" }, /* half of a pair; too large */
+		{ "\xe2\x82", "??" },                      /* cut off */
+		{ "\xf0\x9f\x92z\xc3", "???z?" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(text); i++) {
+		char copy[64];
+
+		strcpy(copy, text[i][0]);
+		td_text_plain(copy);
+		assert_string_equal(copy, text[i][1] ? text[i][1] : text[i][0]);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -124,6 +149,7 @@ int main(void)
 		cmocka_unit_test(a_list_keeps_its_order),
 		cmocka_unit_test(rounding_is_exact),
 		cmocka_unit_test(td_fail_fills_and_returns),
+		cmocka_unit_test(text_becomes_plain),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
