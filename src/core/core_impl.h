@@ -119,7 +119,7 @@ struct td_pool {
 	td_done *done;           /* NULL: children */
 	struct image_core *core; /* of children */
 	struct list free;
-	unsigned count, busy;
+	unsigned count, fresh, busy; /* slots from fresh on have not been used yet */
 	size_t stride;
 	char *slots;
 	struct iovec *iovs;      /* of each slot: many, passing */
@@ -148,7 +148,8 @@ void queues_close(struct td_disk *disk);
 
 /* pool.c */
 int pool_new(struct td_queue *queue, unsigned count, size_t user_size, struct td_pool **out);
-struct td_slot *pool_take(struct td_pool *pool); /* NULL: none free */
+bool pool_has(const struct td_pool *pool);       /* one that is free */
+struct td_slot *pool_take(struct td_pool *pool); /* NULL: none is */
 void pool_put(struct td_slot *slot);
 
 /* memory.c: describes [pos, pos + len) of iov's memory in out; returns the number

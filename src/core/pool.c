@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Pools of requests: those of a transport, and the children of an image. All are
- * made when the pool is; an empty pool makes its users wait. The long list of
- * pieces of memory that a request may need lies apart from it, and is not
- * resident until one needs it.
+ * Pools of requests: those of a transport, and the children of an image. Their memory
+ * is there when the pool is, but is not touched, and so not resident, before a request
+ * is first used: a long chain of images has many. An empty pool makes its users wait.
+ * The long list of pieces of memory that a request may need lies apart from it, for the
+ * same reason.
  */
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 
 #include "core/core_impl.h"
@@ -19,6 +19,11 @@ static void *map_untouched(size_t size)
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	return at == MAP_FAILED ? NULL : at;
+}
+
+static size_t slots_size(const struct td_pool *pool)
+{
+	return pool->count * pool->stride;
 }
 
 static size_t iovs_size(const struct td_pool *pool)
@@ -42,21 +47,11 @@ int pool_new(struct td_queue *queue, unsigned count, size_t user_size, struct td
 	pool->count = count;
 	list_init(&pool->free);
 	pool->stride = round_up(sizeof(struct td_slot) + scratch, 64);
-	pool->slots = aligned_alloc(64, pool->stride * count);
+	pool->slots = map_untouched(slots_size(pool));
 	pool->iovs = map_untouched(iovs_size(pool));
 	if (!pool->slots || !pool->iovs) {
 		td_pool_free(pool);
 		return -ENOMEM;
-	}
-	memset(pool->slots, 0, pool->stride * count);
-	for (unsigned i = 0; i < count; i++) {
-		struct td_slot *slot = pool_slot(pool, i);
-
-		slot->pool = pool;
-		slot->many = pool->iovs + 2 * i * TD_IOV_MAX;
-		slot->passing = slot->many + TD_IOV_MAX;
-		slot->req.queue = queue;
-		list_add(&pool->free, &slot->link);
 	}
 	*out = pool;
 	return 0;
@@ -79,8 +74,26 @@ void td_pool_free(struct td_pool *pool)
 	assert(!pool->busy);
 	if (pool->iovs)
 		munmap(pool->iovs, iovs_size(pool));
-	free(pool->slots);
+	if (pool->slots)
+		munmap(pool->slots, slots_size(pool));
 	free(pool);
+}
+
+bool pool_has(const struct td_pool *pool)
+{
+	return pool->busy < pool->count;
+}
+
+static struct td_slot *slot_begin(struct td_pool *pool, unsigned i)
+{
+	struct td_slot *slot = pool_slot(pool, i);
+
+	slot->pool = pool;
+	slot->many = pool->iovs + 2 * i * TD_IOV_MAX;
+	slot->passing = slot->many + TD_IOV_MAX;
+	slot->req.queue = pool->queue;
+	list_init(&slot->link);
+	return slot;
 }
 
 /* The one used last is warm: first in, first out of the cache. */
@@ -89,11 +102,15 @@ struct td_slot *pool_take(struct td_pool *pool)
 	struct list *link = pool->free.prev;
 	struct td_slot *slot;
 
-	if (link == &pool->free)
+	if (!pool_has(pool))
 		return NULL;
-	list_del(link);
 	pool->busy++;
-	slot = list_item(link, struct td_slot, link);
+	if (link == &pool->free) {
+		slot = slot_begin(pool, pool->fresh++);
+	} else {
+		list_del(link);
+		slot = list_item(link, struct td_slot, link);
+	}
 	slot->shares = 1;
 	slot->passed = false;
 	slot->req.err = 0;

@@ -174,7 +174,7 @@ static void kick_waiting(struct td_defer *defer)
 
 	list_init(&waited);
 	list_join(&waited, &lane->waiting);
-	while (!list_empty(&lane->kids->free) && (link = list_pop(&waited))) {
+	while (pool_has(lane->kids) && (link = list_pop(&waited))) {
 		struct td_slot *slot = list_item(link, struct td_slot, link);
 
 		slot->again(&slot->req);
@@ -319,7 +319,8 @@ void td_end(struct td_req *req, int err)
 	ended(slot);
 }
 
-/* td_buffer() describes its memory in one piece, and td_pass() a part of that. */
+/* td_buffer() describes its memory in one piece, and td_pass() a part of that. What the
+ * images below would keep in it is not touched: they clear it before they do. */
 struct td_req *td_req_new(struct td_queue *queue, struct td_image *img)
 {
 	struct td_slot *slot;
@@ -328,7 +329,8 @@ struct td_req *td_req_new(struct td_queue *queue, struct td_image *img)
 	slot = aligned_alloc(64, size + 64);
 	if (!slot)
 		return NULL;
-	memset(slot, 0, size);
+	memset(slot, 0, sizeof(*slot));
+	memset(slot->scratch + img->scratch_at, 0, img->driver->req_size);
 	slot->passing = (struct iovec *)((char *)slot + size);
 	slot->shares = 1;
 	slot->req.queue = queue;
