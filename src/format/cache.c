@@ -16,6 +16,7 @@
 
 #define SIZE_DEFAULT (16 * MiB)
 #define SIZE_LIMIT (4 * GiB)
+#define LOOKS 256            /* at pages, for one to evict: of a large cache */
 
 /* ---- found by its place --------------------------------------------------- */
 
@@ -38,7 +39,6 @@ static void slot_name(struct td_cache *cache, uint32_t i, uint64_t at)
 	uint32_t *head = hash_of(cache, at);
 
 	cache->slot[i].at = at;
-	cache->slot[i].used = true;
 	cache->slot[i].next = *head;
 	*head = i;
 }
@@ -50,7 +50,6 @@ static void slot_forget(struct td_cache *cache, uint32_t i)
 	while (*link != i)
 		link = &cache->slot[*link].next;
 	*link = cache->slot[i].next;
-	cache->slot[i].used = false;
 }
 
 /* ---- a slot for another page ------------------------------------------------ */
@@ -71,20 +70,51 @@ static bool slot_fresh(struct td_cache *cache, uint32_t *out)
 	return true;
 }
 
+/* It is the last to be evicted. */
+static void lru_add(struct td_cache *cache, struct cache_slot *slot)
+{
+	list_add(&cache->lru, &slot->link);
+	slot->again = false;
+}
+
+/* A page is got much more often than one is evicted: it stays where it is in the list. */
+static void touch(struct td_cache *cache, struct cache_slot *slot)
+{
+	slot->again = true;
+	slot->hit = ++cache->hits;
+}
+
+/* A step needs several pages at a time, and those of many steps take turns. */
+static bool is_recent(const struct td_cache *cache, const struct cache_slot *slot)
+{
+	return cache->hits - slot->hit < max_u64(cache->fresh / 4, min_u64(cache->fresh / 2, 4));
+}
+
+/* The page that was unused longest, more or less: who was got since he came to the end of
+ * the list goes there once more, unless too many did. Nobody loses what he has just got. */
+static bool evict(struct td_cache *cache, uint32_t *out)
+{
+	struct list *link;
+
+	for (uint32_t n = 0; n < 2 * cache->fresh && (link = list_pop(&cache->lru)); n++) {
+		struct cache_slot *slot = list_item(link, struct cache_slot, link);
+
+		if (!is_recent(cache, slot) && (!slot->again || n >= LOOKS)) {
+			*out = slot - cache->slot;
+			slot_forget(cache, *out);
+			return true;
+		}
+		lru_add(cache, slot);
+	}
+	return false;
+}
+
 static bool slot_take(struct td_cache *cache, uint32_t *out)
 {
 	struct list *link = list_pop(&cache->free);
 
-	if (!link && slot_fresh(cache, out))
-		return true;
-	if (!link) {
-		link = list_pop(&cache->lru);
-		if (!link)
-			return false;
-		*out = list_item(link, struct cache_slot, link) - cache->slot;
-		slot_forget(cache, *out);
-		return true;
-	}
+	if (!link)
+		return slot_fresh(cache, out) || evict(cache, out);
 	*out = list_item(link, struct cache_slot, link) - cache->slot;
 	return true;
 }
@@ -98,23 +128,6 @@ static int wait_for_slot(struct td_cache *cache, struct td_park *park)
 	if (cache->dirty)
 		batch_now(cache);
 	return TD_PARKED;
-}
-
-/* It is the last to be evicted. */
-static void lru_add(struct td_cache *cache, struct cache_slot *slot)
-{
-	list_add(&cache->lru, &slot->link);
-	slot->moved = ++cache->moves;
-}
-
-/* Half of the pages are clean, or being loaded; one that is among the last eighth need
- * not be moved: whoever has just got it keeps it. Nor need any while there are pages that
- * have never been used: of a writable image these may be refused. */
-static bool is_recent(const struct td_cache *cache, const struct cache_slot *slot)
-{
-	if (!cache->survivor && cache->fresh + CACHE_NEAR < cache->count)
-		return true;
-	return cache->moves - slot->moved < cache->fresh / 8;
 }
 
 void cache_cleaned(struct td_cache *cache, uint32_t i)
@@ -205,27 +218,8 @@ static int load_now(struct td_cache *cache, uint64_t at)
 
 static void *hit(struct td_cache *cache, uint32_t i, uint64_t at)
 {
-	struct cache_slot *slot = &cache->slot[i];
-
-	if (!slot->dirty && !slot->in_batch && !is_recent(cache, slot)) {
-		list_del(&slot->link);
-		lru_add(cache, slot);
-	}
-	cache->near[(at >> cache->page_bits) % CACHE_NEAR] = i;
+	touch(cache, &cache->slot[i]);
 	return cache_page(cache, i) + (at & (cache->page - 1));
-}
-
-/* A hit that changes nothing: most are. */
-static bool near_hit(const struct td_cache *cache, uint64_t at, void **out)
-{
-	uint32_t i = cache->near[(at >> cache->page_bits) % CACHE_NEAR];
-	const struct cache_slot *slot = &cache->slot[i];
-
-	if (i == CACHE_NONE || slot->at != round_down(at, cache->page) || !slot->used ||
-	    slot->loading || !is_recent(cache, slot))
-		return false;
-	*out = cache_page(cache, i) + (at & (cache->page - 1));
-	return true;
 }
 
 static int __attribute__((noinline)) get(struct td_cache *cache, uint64_t at,
@@ -246,6 +240,8 @@ static int __attribute__((noinline)) get(struct td_cache *cache, uint64_t at,
 		*out = hit(cache, i, at);
 		return 0;
 	}
+	if (!park)
+		return TD_PARKED;
 	if (i == CACHE_NONE) {
 		if (!slot_take(cache, &i))
 			return wait_for_slot(cache, park);
@@ -263,7 +259,14 @@ static int __attribute__((noinline)) get(struct td_cache *cache, uint64_t at,
 
 int td_cache_get(struct td_cache *cache, uint64_t at, struct td_park *park, void **out)
 {
-	return near_hit(cache, at, out) ? 0 : get(cache, at, park, out);
+	uint64_t page = round_down(at, cache->page);
+	uint32_t i = *hash_of(cache, page);
+
+	/* most are here, and the first of their hash */
+	if (i == CACHE_NONE || cache->slot[i].at != page || cache->slot[i].loading)
+		return get(cache, at, park, out);
+	*out = hit(cache, i, at);
+	return 0;
 }
 
 int td_cache_get_new(struct td_cache *cache, uint64_t at, struct td_park *park, void **out)
@@ -284,6 +287,7 @@ int td_cache_get_new(struct td_cache *cache, uint64_t at, struct td_park *park, 
 	slot_name(cache, i, page);
 	memset(cache_page(cache, i), 0, cache->page);
 	lru_add(cache, &cache->slot[i]);
+	touch(cache, &cache->slot[i]);
 	*out = cache_page(cache, i) + (at & (cache->page - 1));
 	return 0;
 }
@@ -423,7 +427,7 @@ static int tables_open(struct td_cache *cache)
 {
 	uint32_t buckets = 1;
 
-	while (buckets < cache->count)
+	while (buckets < 2 * cache->count)
 		buckets *= 2;
 	cache->hash_mask = buckets - 1;
 	cache->hash = malloc(buckets * sizeof(*cache->hash));
@@ -457,7 +461,6 @@ int td_cache_new(struct td_image *img, struct td_file *file,
 	cache->file = file;
 	cache->page = config->page;
 	cache->page_bits = __builtin_ctz(config->page);
-	memset(cache->near, 0xff, sizeof(cache->near));
 	cache->shows = config->shows;
 	cache->data_file = config->data;
 	cache->count = max_u64(min_u64(size, SIZE_LIMIT) / config->page, CACHE_LEAST);

@@ -17,16 +17,15 @@
 
 #define CACHE_REQS 32
 #define CACHE_NONE UINT32_MAX
-#define CACHE_NEAR 16            /* pages found without the hash */
 #define CACHE_LEAST 256          /* pages: what works at the same time fits */
 
 struct cache_slot {
 	struct list link;        /* in lru, free, changed or to_load */
 	uint64_t at;             /* in the file */
 	uint32_t next;           /* of the same hash */
-	uint32_t moved;          /* to the end of lru: see cache.c */
+	uint32_t hit;            /* when it was got last: which of all hits that was */
 	uint8_t stage;
-	bool used;               /* has at, and is found by it */
+	bool again;              /* it was got since it came to the end of lru */
 	bool loading, dirty, in_batch;
 	struct td_parks parks;   /* who waits for it to be loaded */
 };
@@ -52,8 +51,7 @@ struct td_cache {
 	struct td_file *file;
 	struct td_file *data_file; /* NULL: data are in file */
 	uint32_t page, page_bits, count, shows;
-	uint32_t near[CACHE_NEAR]; /* slots that were hit; CACHE_NONE: none */
-	uint32_t moves;          /* of slots to the end of lru */
+	uint32_t hits;
 	const struct td_log_ops *log; /* NULL: none */
 	void (*patch)(struct td_image *img, void *buf, size_t len, uint64_t at);
 	uint32_t last;           /* its slot is that of td_cache_last() */

@@ -148,6 +148,7 @@ static struct watch {
 	pthread_mutex_t lock;
 	unsigned highest;     /* stage written since the last sync, plus 1 */
 	unsigned writes, syncs, wrong;
+	unsigned reads, firsts; /* of pages; of the first */
 	int fail_writes, fail_syncs;
 	bool synced;          /* the last operation was a sync */
 } watch = { .lock = PTHREAD_MUTEX_INITIALIZER };
@@ -169,6 +170,8 @@ static int watch_begin(struct td_file_hook *hook, const struct td_file_op_seen *
 		watch.highest = stage + 1;
 		err = watch.fail_writes;
 	}
+	watch.reads += op->event == TD_EV_READ;
+	watch.firsts += op->event == TD_EV_READ && !op->offset;
 	watch.synced = op->event == TD_EV_SYNC;
 	pthread_mutex_unlock(&watch.lock);
 	return err;
@@ -182,7 +185,25 @@ static void watch_start(void)
 {
 	watch.hook = (struct td_file_hook){ .begin = watch_begin, .end = watch_end };
 	watch.highest = watch.writes = watch.syncs = watch.wrong = 0;
+	watch.reads = watch.firsts = 0;
 	watch.fail_writes = watch.fail_syncs = 0;
+}
+
+static void a_page_that_is_used_between_others_stays(void **state)
+{
+	struct td_disk_options options = { .hook = &watch.hook };
+	uint64_t value, pages = DISK_SIZE / 4096;
+	struct pages_disk disk;
+
+	watch_start();
+	opened(&disk, &options); /* memory for a quarter of them */
+	for (uint64_t i = 1; i < 3 * pages; i++) {
+		assert_int_equal(pages_load(&disk, i % pages * (4096 / UNIT), &value), 0);
+		assert_int_equal(pages_load(&disk, 0, &value), 0);
+	}
+	assert_int_equal(watch.firsts, 1);
+	assert_int_equal(watch.reads, 1 + 3 * (pages - 1));
+	assert_int_equal(pages_close(&disk), 0);
 }
 
 static void stages_are_kept_apart_by_barriers(void **state)
@@ -440,6 +461,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(more_pages_than_memory_are_kept_right),
 		TEST(a_change_is_written_after_a_second),
+		TEST(a_page_that_is_used_between_others_stays),
 		TEST(stages_are_kept_apart_by_barriers),
 		TEST(what_could_not_be_written_stays),
 		TEST(a_killed_process_loses_no_change_that_has_ended),
