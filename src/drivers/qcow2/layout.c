@@ -14,6 +14,7 @@
 
 #define EXTENSIONS_MAX (64 * KiB)
 #define FEATURE_SIZE 48
+#define HEAD_SIZE 4096       /* is read at once, and has all of most headers */
 
 static const char *const known_feature[] = {
 	"dirty bit", "corrupt bit", "external data file", "compression type",
@@ -28,7 +29,17 @@ struct reading {
 	uint64_t ext_len;
 	const char *features;    /* the feature name table in there */
 	uint64_t features_len;
+	uint64_t head_len;
+	char head[HEAD_SIZE];
 };
+
+static int head_read(const struct reading *r, void *buf, size_t len, uint64_t at)
+{
+	if (at > r->head_len || len > r->head_len - at)
+		return td_file_read(r->file, buf, len, at);
+	memcpy(buf, r->head + at, len);
+	return 0;
+}
 
 /* Whether [at, at + len) lies in the file, at a cluster's edge. */
 static bool table_fits(const struct reading *r, uint64_t at, uint64_t len)
@@ -79,7 +90,7 @@ static int read_extensions(struct reading *r, uint64_t from, uint64_t end)
 
 	r->ext_len = min_u64(end - from, EXTENSIONS_MAX);
 	r->ext = calloc(1, r->ext_len + 1);
-	if (!r->ext || td_file_read(r->file, r->ext, r->ext_len, from))
+	if (!r->ext || head_read(r, r->ext, r->ext_len, from))
 		return td_fail(r->why, -EIO, "%s: cannot read its header", td_file_path(r->file));
 	while (r->ext_len - pos >= 8) {
 		uint32_t type = from_be32(*(be32 *)(r->ext + pos));
@@ -129,7 +140,7 @@ static int read_backing(struct reading *r, const struct qcow2_header *head)
 		return td_fail(r->why, -EINVAL, "%s: the name of its backing file, %u bytes at %llu, "
 			       "does not lie in the first cluster", td_file_path(r->file), len,
 			       (unsigned long long)at);
-	if (td_file_read(r->file, r->layout->backing, len, at))
+	if (head_read(r, r->layout->backing, len, at))
 		return td_fail(r->why, -EIO, "%s: cannot read the name of its backing file",
 			       td_file_path(r->file));
 	if (memchr(r->layout->backing, 0, len))
@@ -236,9 +247,11 @@ int qcow2_layout_read(struct td_file *file, struct qcow2_layout *out, struct td_
 
 	if (size < QCOW2_HEAD_V2)
 		return td_fail(why, -EINVAL, "%s: no qcow2 image: it is too short", path);
-	err = td_file_read(file, &head, min_u64(size, sizeof(head)), 0);
+	r.head_len = min_u64(size, HEAD_SIZE);
+	err = td_file_read(file, r.head, r.head_len, 0);
 	if (err)
 		return td_fail(why, err, "%s: cannot read its header", path);
+	memcpy(&head, r.head, min_u64(size, sizeof(head)));
 	if (from_be32(head.magic) != QCOW2_MAGIC)
 		return td_fail(why, -EINVAL, "%s: no qcow2 image", path);
 	err = read_numbers(&r, &head, &length);
