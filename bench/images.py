@@ -86,13 +86,16 @@ class Images:
         quietly("qemu-img", "create", "-f", QEMU_NAME.get(form, form), *base, path, str(SIZE))
 
     def chain(self, length):
-        """So many empty overlays over an image that has it all."""
+        """So many overlays over an image that has it all, with a little in each: tables
+        above all."""
         below = self.allocated("qcow2", True)
         for n in range(1, length + 1):
             path = self.path("chain-%d" % n)
             if not os.path.exists(path):
                 quietly(self.tool("tap-img"), "create", "-q", "-f", "qcow2", "-b", below, "-F",
                         "qcow2", path)
+                quietly(self.tool("tap-img"), "bench", "-q", "-f", "qcow2", "-w", "-c", "32",
+                        "-s", "64K", "-S", "16M", "-o", str(n << 16), path)
             below = path
         return below
 

@@ -549,6 +549,10 @@ struct td_driver {
 	/* Removes the files that create(), which succeeded, made beside make->path, for
 	 * images of several. */
 	void (*unmake)(const struct td_create *make);
+
+	/* That all of a READ would be passed on to the image below, if that can be told at
+	 * once: then submit() is not asked. Called where submit() would be. */
+	bool (*is_hole)(struct td_image *img, uint64_t offset, uint64_t len);
 };
 
 /* A plug-in is NAME.so in the plug-in folder with one such line:

@@ -84,7 +84,7 @@ int td_cache_new(struct td_image *img, struct td_file *file,
 void td_cache_free(struct td_cache *cache);
 
 /* The bytes at an offset of the file, up to the end of their page. 0, TD_PARKED or
- * -errno. */
+ * -errno. park NULL: nobody waits, and the page is not fetched. */
 int td_cache_get(struct td_cache *cache, uint64_t at, struct td_park *park, void **out);
 /* The same for a page of new room, which is known to be zeroes and is not read. */
 int td_cache_get_new(struct td_cache *cache, uint64_t at, struct td_park *park, void **out);
@@ -225,6 +225,7 @@ struct td_spot {
 /* Each returns 0, TD_PARKED or -errno. Where it says "ready", pages that have just
  * been got are still there: it does not park. */
 struct td_map_ops {
+	/* park NULL: only if all that it needs is in memory. */
 	int (*find)(struct td_image *img, struct td_park *park, uint64_t offset,
 		    uint64_t len, struct td_spot *out);
 	/* Sees to it that entries for offset can be changed; shortens *len to those
@@ -284,6 +285,8 @@ void td_map_free(struct td_map *map);
 void td_map_append(struct td_map *map, struct td_map *next);
 /* The driver's submit: every operation. */
 void td_map_submit(struct td_map *map, struct td_req *req);
+/* The driver's is_hole. */
+bool td_map_is_hole(struct td_map *map, uint64_t offset, uint64_t len);
 /*
  * Whole units of the file that entries do not show any more: each loses an owner,
  * and is used again, once that is durable and all I/O that saw it has ended.

@@ -93,30 +93,44 @@ static void nothing_below(struct td_req *req)
 	td_end(req, 0);
 }
 
+/* The rest lies past the end of the image below. */
+static void cut_short(struct td_req *req, uint64_t len)
+{
+	struct td_slot *slot = slot_of(req);
+
+	if (req->op == TD_READ) {
+		td_req_zero(req, len, req->len - len);
+		req->iov_count = iov_cut(slot->passing, TD_IOV_MAX, req->iov, 0, len);
+		req->iov = slot->passing;
+	}
+	req->len = len;
+}
+
+/* Whether the image would only pass it on, too: then it need not have it at all, which
+ * is what a long chain costs. */
+static bool passes(struct td_image *img, const struct td_req *req)
+{
+	return req->op == TD_READ && img->driver->is_hole && !lives_elsewhere(img, req) &&
+	       img->driver->is_hole(img, req->offset, req->len);
+}
+
 void td_pass(struct td_req *req)
 {
 	struct td_image *below = req->image->below;
 	struct td_slot *slot = slot_of(req);
-	uint64_t len;
 
 	assert(req->op == TD_READ || req->op == TD_EXTENTS);
-	if (!below || req->offset >= below->size) {
-		nothing_below(req);
-		return;
-	}
 	remember(slot);
-	slot->depth++;
-	len = below->size - req->offset;
-	if (len < req->len) { /* the rest lies past the end of the image below */
-		if (req->op == TD_READ) {
-			td_req_zero(req, len, req->len - len);
-			req->iov_count = iov_cut(slot->passing, TD_IOV_MAX, req->iov, 0,
-						 len);
-			req->iov = slot->passing;
+	for (; below && req->offset < below->size; below = below->below) {
+		slot->depth++;
+		if (req->len > below->size - req->offset)
+			cut_short(req, below->size - req->offset);
+		if (!passes(below, req)) {
+			submit_below(below, req);
+			return;
 		}
-		req->len = len;
 	}
-	submit_below(below, req);
+	nothing_below(req);
 }
 
 static void io_done(struct td_fileop *op, int err)

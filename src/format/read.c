@@ -135,6 +135,16 @@ static void read_go(struct td_park *park, int err)
 		piece_end(piece, err);
 }
 
+bool td_map_is_hole(struct td_map *map, uint64_t offset, uint64_t len)
+{
+	struct td_spot spot;
+
+	map = map_at(map, offset);
+	return len <= map->config.end - offset &&
+	       !map->config.ops->find(map->img, NULL, offset, len, &spot) &&
+	       spot.kind == TD_SPOT_HOLE && spot.len >= len;
+}
+
 void map_read(struct td_map *map, struct td_req *req)
 {
 	read_go(&piece_begin(map, req, read_go)->park, 0);

@@ -136,6 +136,11 @@ static void qcow_submit(struct td_queue *queue, struct td_image *img, struct td_
 	td_map_submit(((struct qcow *)img->state)->map, req);
 }
 
+static bool qcow_is_hole(struct td_image *img, uint64_t offset, uint64_t len)
+{
+	return td_map_is_hole(((struct qcow *)img->state)->map, offset, len);
+}
+
 /* ---- info ------------------------------------------------------------------------ */
 
 static int qcow_info(struct td_image *img, td_info_put *put, void *arg)
@@ -178,6 +183,7 @@ const struct td_driver qcow_driver = {
 	.open = qcow_open,
 	.close = qcow_close,
 	.submit = qcow_submit,
+	.is_hole = qcow_is_hole,
 	.create = qcow_create,
 	.check = qcow_check,
 	.info = qcow_info,

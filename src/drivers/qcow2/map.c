@@ -164,13 +164,30 @@ static uint64_t run_len(const struct qcow2 *q, const be64 *entry, uint64_t max, 
 	return total;
 }
 
+static int table_find(struct qcow2 *q, struct td_park *park, uint64_t index, void **page,
+		      uint64_t *table)
+{
+	int err;
+
+	if (q->seen_table && q->seen_index == index) {
+		*table = q->seen_table;
+		return 0;
+	}
+	err = l1_get(q, park, index, page, table);
+	if (!err && q->img->read_only) {
+		q->seen_index = index;
+		q->seen_table = *table;
+	}
+	return err;
+}
+
 int qcow2_find(struct td_image *img, struct td_park *park, uint64_t offset, uint64_t len,
 	       struct td_spot *out)
 {
 	struct qcow2 *q = qcow2_of(img);
 	uint64_t table, at;
 	void *page;
-	int err = l1_get(q, park, l1_index(q, offset), &page, &table);
+	int err = table_find(q, park, l1_index(q, offset), &page, &table);
 
 	if (err)
 		return err;
@@ -196,6 +213,20 @@ int qcow2_find(struct td_image *img, struct td_park *park, uint64_t offset, uint
 		out->len = min_u64(out->len, round_up(td_file_size(q->file),
 						      qcow2_cluster(&q->layout)) - out->at);
 	return err;
+}
+
+/* Of a long chain each image is asked for each request, mostly about one table. */
+bool qcow2_is_hole(struct td_image *img, uint64_t offset, uint64_t len)
+{
+	struct qcow2 *q = qcow2_of(img);
+	uint64_t skip = offset & (qcow2_cluster(&q->layout) - 1);
+	void *entry;
+
+	if (!q->seen_table || q->seen_index != l1_index(q, offset) || q->layout.extended ||
+	    q->layout.external || skip + len > qcow2_cluster(&q->layout))
+		return td_map_is_hole(q->map, offset, len);
+	return !td_cache_get(q->cache, l2_entry_at(q, q->seen_table, offset), NULL, &entry) &&
+	       !*(uint64_t *)entry;
 }
 
 /* ---- changes ------------------------------------------------------------------------ */

@@ -379,6 +379,7 @@ const struct td_driver qcow2_driver = {
 	.open = qcow2_open,
 	.close = qcow2_close,
 	.submit = qcow2_submit,
+	.is_hole = qcow2_is_hole,
 	.create = qcow2_create,
 	.create_options = qcow2_create_options,
 	.create_size = sizeof(struct qcow2_create_options),

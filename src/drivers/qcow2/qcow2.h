@@ -64,10 +64,12 @@ struct qcow2 {
 	struct td_image *img;
 	struct td_file *file;
 	struct td_file *data;  /* NULL: data are in file */
+	uint64_t seen_index, seen_table; /* the L1 entry that was looked at last; 0: none. Of
+	                                    a read-only image, where it stays so */
+	struct td_cache *cache;
 	struct qcow2_layout layout;
 	uint64_t now_l1_at, now_l1_count; /* snapshot=: the image's own, not that one's;
 	                                     else 0 */
-	struct td_cache *cache;
 	struct td_space *space;
 	struct td_map *map;
 	struct td_crypt *crypt; /* of the data; NULL: none, or keyless */
@@ -89,6 +91,7 @@ bool qcow2_place_fits(const struct qcow2 *q, uint64_t at);
 /* map.c: see struct td_map_ops */
 int qcow2_find(struct td_image *img, struct td_park *park, uint64_t offset, uint64_t len,
 	       struct td_spot *out);
+bool qcow2_is_hole(struct td_image *img, uint64_t offset, uint64_t len);
 int qcow2_ready(struct td_image *img, struct td_park *park, uint64_t offset, uint64_t *len);
 int qcow2_set(struct td_image *img, uint64_t offset, uint64_t len, uint64_t at);
 int qcow2_clear(struct td_image *img, uint64_t offset, uint64_t len, bool zero);

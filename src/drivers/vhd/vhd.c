@@ -129,6 +129,13 @@ static void vhd_submit(struct td_queue *queue, struct td_image *img, struct td_r
 		td_io(req, vhd->file, req->offset);
 }
 
+static bool vhd_is_hole(struct td_image *img, uint64_t offset, uint64_t len)
+{
+	struct vhd *vhd = img->state;
+
+	return vhd->map && td_map_is_hole(vhd->map, offset, len);
+}
+
 /* ---- info ------------------------------------------------------------------------ */
 
 static void put_uuid(td_info_put *put, void *arg, const char *key, const uint8_t uuid[16])
@@ -211,6 +218,7 @@ const struct td_driver vhd_driver = {
 	.open = vhd_open,
 	.close = vhd_close,
 	.submit = vhd_submit,
+	.is_hole = vhd_is_hole,
 	.create = vhd_create,
 	.check = vhd_check,
 	.info = vhd_info,

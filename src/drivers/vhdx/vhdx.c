@@ -149,6 +149,11 @@ static void vhdx_submit(struct td_queue *queue, struct td_image *img, struct td_
 		td_map_submit(vhdx->map, req);
 }
 
+static bool vhdx_is_hole(struct td_image *img, uint64_t offset, uint64_t len)
+{
+	return td_map_is_hole(((struct vhdx *)img->state)->map, offset, len);
+}
+
 /* ---- open --------------------------------------------------------------------- */
 
 int vhdx_read_file(struct vhdx *vhdx, struct td_why *why)
@@ -311,6 +316,7 @@ const struct td_driver vhdx_driver = {
 	.open = vhdx_open,
 	.close = vhdx_close,
 	.submit = vhdx_submit,
+	.is_hole = vhdx_is_hole,
 	.create = vhdx_create,
 	.check = vhdx_check,
 	.info = vhdx_info,

@@ -211,6 +211,13 @@ static void vmdk_submit(struct td_queue *queue, struct td_image *img, struct td_
 	td_map_submit(v->extent[0].map, req);
 }
 
+static bool vmdk_is_hole(struct td_image *img, uint64_t offset, uint64_t len)
+{
+	const struct vmdk *v = vmdk_of(img);
+
+	return !v->stream && v->extent[0].map && td_map_is_hole(v->extent[0].map, offset, len);
+}
+
 /* ---- info ------------------------------------------------------------------------------- */
 
 static void put_cid(td_info_put *put, void *arg, const char *key, uint32_t cid)
@@ -291,6 +298,7 @@ const struct td_driver vmdk_driver = {
 	.open = vmdk_open,
 	.close = vmdk_close,
 	.submit = vmdk_submit,
+	.is_hole = vmdk_is_hole,
 	.create = vmdk_create,
 	.check = vmdk_check,
 	.info = vmdk_info,
