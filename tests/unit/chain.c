@@ -122,7 +122,7 @@ static void ask(enum td_op op)
 	snprintf(spec, sizeof(spec), "layer:%d", LAYERS - 1);
 	if (td_disk_open(loop, registry, spec, NULL, &disk, &why))
 		fail_msg("%s", why.text);
-	assert_int_equal(td_pool_new(disk, 1, 0, done, &pool), 0);
+	assert_int_equal(td_pool_new(td_disk_queue(disk), 1, 0, done, &pool), 0);
 	memset(memory, '?', sizeof(memory));
 	req = td_pool_get(pool);
 	req->op = op;
