@@ -5,19 +5,20 @@
 # detach it, and what is left when a guest ends at the wrong moment.
 
 # usage: load DEVICE | guest exec NAME   (written to until /run/stop is there; what was
-# written is read again, and /run/failed says what was wrong)
+# written is read again, and /run/failed says what was wrong; /run/rounds has a byte for
+# each time: a number in a file would not be there while it is written anew)
 load() {
 	cat <<-END
-		rm -f /run/stop /run/failed /run/count
+		rm -f /run/stop /run/failed /run/rounds
 		(i=0; while [ ! -e /run/stop ]; do
 			dd if=/dev/urandom of=/run/block bs=64k count=1 2>/dev/null
 			at=\$((i % 16))
 			dd if=/run/block of=/dev/$1 bs=64k seek=\$at oflag=direct conv=notrunc 2>/dev/null &&
 				dd if=/dev/$1 of=/run/again bs=64k skip=\$at count=1 iflag=direct 2>/dev/null &&
 				cmp /run/block /run/again >/dev/null 2>&1 || { echo "\$i" >/run/failed; break; }
-			i=\$((i + 1)); echo \$i >/run/count
+			i=\$((i + 1)); echo >>/run/rounds
 		done) </dev/null >/dev/null 2>&1 &
-		for n in 1 2 3 4 5 6 7 8 9 10; do [ -e /run/count ] && exit; sleep 0.5; done
+		for ((n = 0; n < 60; n++)); do [ -e /run/rounds ] && exit; sleep 0.5; done
 		exit 1
 	END
 }
@@ -25,10 +26,10 @@ load() {
 # usage: went_on NAME   (and its load has come to its end)
 went_on() {
 	guest exec "$1" <<-'END'
-		a=$(cat /run/count)
+		a=$(wc -c </run/rounds)
 		for n in $(seq 40); do
 			sleep 0.5
-			b=$(cat /run/count)
+			b=$(wc -c </run/rounds)
 			[ "$b" -le "$a" ] || break
 		done
 		touch /run/stop
@@ -88,7 +89,7 @@ a_guest_is_saved_and_restored() {
 a_guest_migrates_with_its_disks() {
 	local before
 	trap 'xl destroy mover 2>/dev/null' EXIT
-	guest start mover --type pvh --kernel 6.12 --timeout 200 "$(disk xvda w qcow:/store/e.qcow)" \
+	start mover --type pvh --kernel 6.12 --timeout 200 "$(disk xvda w qcow:/store/e.qcow)" \
 		"$(disk xvdc w aio:/store/c.img)"
 	before=$(xl domid mover)
 	guest exec mover <<-'END'
