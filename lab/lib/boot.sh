@@ -12,7 +12,7 @@
 # README.md under "Pitfalls".
 
 xen_words='com1=115200,8n1 console=com1 loglvl=info guest_loglvl=warning dom0_max_vcpus=1 xsave=no spec-ctrl=no,eager-fpu xpti=no'
-dom0_words='console=hvc0 panic=1 loglevel=4 nokaslr mitigations=off'
+dom0_words='console=hvc0 panic=1 loglevel=4 nokaslr norandmaps mitigations=off'
 
 lab_boot() {
 	require qemu-system-x86_64 mkfs.ext4
