@@ -58,8 +58,9 @@ lab_start() {
 
 lab_wait_ready() {
 	local end=$((SECONDS + wait))
-	# QEMU writes its pid file early on; until then there is nothing to watch.
-	while [[ ! -e $state/qemu.pid ]]; do
+	# QEMU writes its pid file early on; until then there is nothing to watch. (The file is
+	# there a moment before the number is.)
+	while [[ ! -s $state/qemu.pid ]]; do
 		((SECONDS < end)) && [[ ! -s $state/qemu.out ]] || return 1
 		sleep 0.1
 	done
