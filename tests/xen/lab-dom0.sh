@@ -78,6 +78,13 @@ daemon_start() {
 
 daemon_pid() { cat /run/blktap/blktapctrl.pid; }
 
+# xl does not wait until the guest has what it attached. Who writes to /dev/xvdc before,
+# makes a file of that name: and that cannot be opened with O_DIRECT (invalid argument).
+# usage: when_there TEST FILE   (a line for a script: waits until "[ TEST FILE ]" holds)
+when_there() {
+	echo "for ((n = 0; n < 120; n++)); do [ $1 $2 ] && break; sleep 0.5; done; [ $1 $2 ]"
+}
+
 # A file system made, filled, read back after its cache is gone, and checked.
 # A sum counts when it comes out twice alike: emulated processors have been seen to
 # miscount, on xen-blkback's disks too. Both are of the cache, which is read once.
@@ -85,6 +92,7 @@ daemon_pid() { cat /run/blktap/blktapctrl.pid; }
 file_system() {
 	cat <<-END
 		set -e
+		$(when_there -b /dev/$1)
 		sum() {
 			local one two=
 			until [ "\$two" ] && [ "\$one" = "\$two" ]; do
@@ -242,9 +250,11 @@ a_read_only_disk_is_read_only() {
 	local before
 	before=$(md5sum </store/c.img)
 	xl block-attach two "$(disk xvdc r aio:/store/c.img)"
-	guest exec two <<-'END'
-		[ "$(cat /sys/block/xvdc/ro)" = 1 ]
-		! dd if=/dev/zero of=/dev/xvdc bs=4k count=1 oflag=direct 2>/dev/null
+	guest exec two <<-END
+		set -e
+		$(when_there -b /dev/xvdc)
+		[ "\$(cat /sys/block/xvdc/ro)" = 1 ]
+		dd if=/dev/zero of=/dev/xvdc bs=4k count=1 oflag=direct 2>/dev/null && exit 1
 		mount -o ro,noload /dev/xvdc /mnt && umount /mnt
 	END
 	xl block-detach two xvdc

@@ -9,6 +9,7 @@
 # each time: a number in a file would not be there while it is written anew)
 load() {
 	cat <<-END
+		$(when_there -b /dev/$1) || exit
 		rm -f /run/stop /run/failed /run/rounds
 		(i=0; while [ ! -e /run/stop ]; do
 			dd if=/dev/urandom of=/run/block bs=64k count=1 2>/dev/null
@@ -18,8 +19,7 @@ load() {
 				cmp /run/block /run/again >/dev/null 2>&1 || { echo "\$i" >/run/failed; break; }
 			i=\$((i + 1)); echo >>/run/rounds
 		done) </dev/null >/dev/null 2>&1 &
-		for ((n = 0; n < 60; n++)); do [ -e /run/rounds ] && exit; sleep 0.5; done
-		exit 1
+		$(when_there -e /run/rounds)
 	END
 }
 
