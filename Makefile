@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 BUILD ?= build
 
-.PHONY: all check install demo bench bench-xen bench-ocfs2 powercut fuzz differential format clean
+.PHONY: all check install demo bench bench-xen bench-ocfs2 lab-more powercut fuzz differential format clean
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD)
@@ -37,6 +37,14 @@ bench-xen: all
 bench-ocfs2: all
 	scripts/install-packages demo
 	MESON_BUILD_ROOT=$(abspath $(BUILD)) tests/xen/lab.sh 4.20 6.12 ocfs2_beside_nfs
+
+# What the lab shows in minutes, each in a boot of its own: tests/xen/lab-more.sh
+LAB_MORE_CASES = an_image_on_nfs_leaves_no_flood_of_dirty_pages
+lab-more: all
+	scripts/install-packages demo
+	set -e; for case in $(LAB_MORE_CASES); do echo "$$case"; \
+		LAB_TIME=3600 LAB_STALL=1000 MESON_BUILD_ROOT=$(abspath $(BUILD)) \
+		tests/xen/lab.sh 4.20 6.12 $$case; done
 
 # As long as one wants: SECONDS=3600 make powercut
 powercut: all

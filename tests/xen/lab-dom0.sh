@@ -434,6 +434,8 @@ ended_in_order() {
 
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/lab-ocfs2.sh"
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "$0")/lab-more.sh"
 
 if (($#)); then
 	set -e

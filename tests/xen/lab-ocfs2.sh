@@ -34,14 +34,22 @@ two_guests_attach_one_ram_disk() {
 	[[ $(tap-ctl ram-list | grep -c '^shared ') = 1 ]]
 }
 
-# usage: node NUMBER   (a script for a guest: it joins the cluster as that node)
-node() {
+# usage: guest_address NUMBER   (a script for a guest)
+guest_address() {
 	cat <<-END
 		set -e
-		modprobe -a xen-netfront ocfs2_stack_o2cb ocfs2
+		modprobe xen-netfront
 		$(when_there -e /sys/class/net/eth0)
 		ip addr add 10.7.0.$1/24 dev eth0
 		ip link set eth0 up
+	END
+}
+
+# usage: node NUMBER   (a script for a guest: it joins the cluster as that node)
+node() {
+	guest_address "$1"
+	cat <<-END
+		modprobe -a ocfs2_stack_o2cb ocfs2
 		mount -t configfs configfs /sys/kernel/config
 		echo o2cb >/sys/fs/ocfs2/cluster_stack
 		cluster=/sys/kernel/config/cluster/lab

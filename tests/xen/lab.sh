@@ -6,13 +6,16 @@
 #   lab.sh XEN KERNEL [CASE]  e.g. lab.sh 4.17 6.1: Xen, and the kernel of domain 0
 #
 # One boot serves all cases; they are in lab-*.sh. With CASE only that is run, and its
-# words are shown. LAB_MORE=1 adds those that do not pass every time yet: migration, and
+# words are shown; those of lab-more.sh, which take minutes, are run by name only
+# (make lab-more). LAB_MORE=1 adds those that do not pass every time yet: migration, and
 # OCFS2 on a shared RAM disk. Exit code 77: no QEMU here.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source=$(cd "$here/../.." && pwd)
 xen=$1 kernel=$2 only=${3-}
 driver=
+words=()
+[[ $only != an_image_on_nfs_* ]] || words=(--memory 1600 --disk 1G)
 [[ $xen != 4.17 ]] || driver=1 # for one of its cases
 lab=$source/lab/lab
 
@@ -33,17 +36,19 @@ trap 'exit 1' INT TERM
 
 DESTDIR=$work/tree meson install -C "${MESON_BUILD_ROOT:?run by meson test}" \
 	--no-rebuild >"$work/install.log" 2>&1 || { cat "$work/install.log"; exit 1; }
+
 # One boot and all cases.
 cases() {
 	local code=0
 	"$lab" boot --state "$work/state" --xen "$xen" --kernel "$kernel" --guest-kernel 6.1 \
 		--guest-kernel 6.12 --guest-modules "${only:+nfsd nfsv4}" ${driver:+--driver} \
-		--tree "$work/tree" --lifetime 1400 || return
+		--tree "$work/tree" --lifetime "${LAB_TIME:-1400}" "${words[@]}" || return
 	rm -f "$work/state/host/blktapctrl.log"
-	cp "$here"/lab-{dom0,xl,ocfs2}.sh "$work/state/host/"
+	cp "$here"/lab-{dom0,xl,ocfs2,more}.sh "$work/state/host/"
 	# In the background, so that a signal is heeded at once. The longest case
 	# has 300 s, and a case that ends says so.
-	"$lab" run --state "$work/state" --timeout 1100 --stall 330 <<-END >"$work/cases" &
+	"$lab" run --state "$work/state" --timeout "${LAB_TIME:-1100}" \
+		--stall "${LAB_STALL:-330}" <<-END >"$work/cases" &
 		export LAB_MORE=${LAB_MORE-}
 		exec bash /host/lab-dom0.sh $xen $only
 	END
