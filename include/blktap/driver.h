@@ -551,7 +551,8 @@ struct td_driver {
 	void (*unmake)(const struct td_create *make);
 
 	/* That all of a READ would be passed on to the image below, if that can be told at
-	 * once: then submit() is not asked. Called where submit() would be. */
+	 * once: then submit() is not asked. Called where submit() would be, and only of an
+	 * image that lies below another: what it says once is remembered. */
 	bool (*is_hole)(struct td_image *img, uint64_t offset, uint64_t len);
 };
 

@@ -23,6 +23,9 @@
 #define TD_IOV_MAX 1024                /* pieces of memory of one request */
 #define TD_IOV_FEW 4
 #define TD_QUEUES_MAX 32
+#define TD_SKIP_IMAGES 4               /* a chain so long is worth it: request.c */
+#define TD_SKIP_BLOCK (64 * KiB)
+#define TD_SKIPS 16384                 /* 1 GiB of the disk, and 256 KiB if that is read */
 
 struct td_queue {
 	_Alignas(64) struct td_disk *disk;
@@ -74,6 +77,7 @@ struct td_disk {
 	unsigned queue_count;
 	struct image_core *top;
 	unsigned images;
+	struct skip *skips;            /* TD_SKIPS, by block; of a long chain */
 	size_t scratch;                /* of a request, all images' together */
 	_Atomic uint64_t traced, own;  /* numbers given to requests */
 	struct td_key *keys;           /* that the specification names; while it is opened */
@@ -81,6 +85,13 @@ struct td_disk {
 	struct td_resizing *resizing;  /* NULL: it is not */
 	char *zeroes;                  /* what WRITE_ZEROES writes where it must */
 	struct iovec zero_iov[32];
+};
+
+/* All images between the top and this one are holes in that block of the disk, and reach
+ * beyond it. That stays so: nobody writes them. */
+struct skip {
+	uint64_t block;                /* plus 1; 0: nothing is known */
+	struct td_image *to;           /* NULL: all of them are */
 };
 
 /* A request as the core sees it. */

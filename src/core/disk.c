@@ -126,9 +126,17 @@ static int zeroes_new(struct td_disk *disk)
 	return 0;
 }
 
+/* Of this size it is not resident before it is used. */
+static int skips_new(struct td_disk *disk)
+{
+	disk->skips = calloc(TD_SKIPS, sizeof(*disk->skips));
+	return disk->skips ? 0 : -ENOMEM;
+}
+
 static void disk_free(struct td_disk *disk)
 {
 	queues_close(disk);
+	free(disk->skips);
 	free(disk->zeroes);
 	td_keys_free(disk->keys);
 	free(disk->name);
@@ -159,6 +167,8 @@ int td_disk_open(struct td_loop *loop, struct td_registry *registry, const char 
 		goto fail;
 	why->text[0] = '\0';
 	err = zeroes_new(disk);
+	if (!err)
+		err = skips_new(disk);
 	if (!err)
 		err = chain_open(disk, why);
 	if (err)

@@ -106,17 +106,46 @@ static void cut_short(struct td_req *req, uint64_t len)
 	req->len = len;
 }
 
-/* Whether the image would only pass it on, too: then it need not have it at all, which
- * is what a long chain costs. */
-static bool passes(struct td_image *img, const struct td_req *req)
+/* Whether the image would only pass on what is there, too: then it need not have the
+ * request at all, which is what a long chain costs. */
+static bool passes(struct td_image *img, const struct td_req *req, uint64_t offset, uint64_t len)
 {
 	return req->op == TD_READ && img->driver->is_hole && !lives_elsewhere(img, req) &&
-	       img->driver->is_hole(img, req->offset, req->len);
+	       img->driver->is_hole(img, offset, len);
+}
+
+/* What is known of the block that a read of the top lies in; of the home queue. */
+static struct skip *skip_of(const struct td_req *req)
+{
+	struct td_disk *disk = req->queue->disk;
+	uint64_t block = req->offset / TD_SKIP_BLOCK;
+	struct skip *skip;
+
+	if (disk->images < TD_SKIP_IMAGES || req->op != TD_READ || req->image != &disk->top->img ||
+	    req->queue->index || (req->offset + req->len - 1) / TD_SKIP_BLOCK != block)
+		return NULL;
+	skip = &disk->skips[block % TD_SKIPS];
+	if (skip->block != block + 1)
+		*skip = (struct skip){ .block = block + 1, .to = req->image->below };
+	return skip;
+}
+
+/* Nobody needs to look at img for this block any more. */
+static bool skips(struct skip *skip, struct td_image *img, const struct td_req *req)
+{
+	uint64_t at = round_down(req->offset, TD_SKIP_BLOCK);
+
+	if (!skip || skip->to != img || img->size < at + TD_SKIP_BLOCK ||
+	    !passes(img, req, at, TD_SKIP_BLOCK))
+		return false;
+	skip->to = img->below;
+	return true;
 }
 
 void td_pass(struct td_req *req)
 {
-	struct td_image *below = req->image->below;
+	struct skip *skip = skip_of(req);
+	struct td_image *below = skip ? skip->to : req->image->below;
 	struct td_slot *slot = slot_of(req);
 
 	assert(req->op == TD_READ || req->op == TD_EXTENTS);
@@ -125,7 +154,7 @@ void td_pass(struct td_req *req)
 		slot->depth++;
 		if (req->len > below->size - req->offset)
 			cut_short(req, below->size - req->offset);
-		if (!passes(below, req)) {
+		if (!skips(skip, below, req) && !passes(below, req, req->offset, req->len)) {
 			submit_below(below, req);
 			return;
 		}
