@@ -22,7 +22,8 @@
  *  - The core has checked offset, length, read-only and capabilities before
  *    submit() sees a request. A driver may assert it.
  *  - All functions below are called on the thread of the request's queue. A
- *    disk has one queue today.
+ *    driver meets one thread, the home queue's, unless it says that it can
+ *    serve several at once (TD_CAN_ANY_QUEUE).
  *  - Functions returning int return 0 or -errno; results leave through the
  *    last pointer and only on success.
  * Offsets and lengths are bytes throughout.
@@ -532,10 +533,10 @@ struct td_driver {
 	int  (*measure)(const struct td_create *make, struct td_measure *out,
 			struct td_why *why);
 
-	/* For an image that is open for writing, before the first request or after
-	 * the last; what they did is durable when they return. */
+	/* For an image that is open for writing, while no request is under way; what
+	 * they did is durable when they return. */
 	/* Makes the disk larger or smaller, and sets img->size. New space reads as
-	 * zeroes. */
+	 * zeroes. Requests that came before and come after may be a guest's. */
 	int  (*resize)(struct td_image *img, uint64_t size, struct td_why *why);
 	/* Names another backing image, as create() would, or none (NULL). The
 	 * content is the caller's business; the chain stays as it was opened. A

@@ -4,6 +4,7 @@
 A test is a function with @test; `FILE.py TAPDISK NAME` runs it. Exit code 77
 says that a program it needs is not there.
 """
+import json
 import os
 import shutil
 import signal
@@ -152,6 +153,17 @@ class Tapdisk:
                 assert self.process.returncode == 0, self.said()
         finally:
             self.clean_up()
+
+
+def ask_control(path, method, **params):
+    """One question to a tapdisk that was started with --control, and its result."""
+    wait_for("the control socket", lambda: os.path.exists(path))
+    with socket.socket(socket.AF_UNIX) as control:
+        control.settimeout(20)
+        control.connect(path)
+        control.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method,
+                                    "params": params}).encode() + b"\n")
+        return json.loads(control.makefile().readline())["result"]
 
 
 class Peer:

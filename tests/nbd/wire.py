@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The protocol, byte by byte: what is answered to each option and request."""
-import json
 import struct
 
 from rig import *
@@ -257,22 +256,11 @@ def replies_name_their_request():
 
 # ---- block status ----------------------------------------------------------
 
-def ask_control(path, method, **params):
-    """One question to tapdisk, and its result."""
-    with socket.socket(socket.AF_UNIX) as control:
-        control.settimeout(20)
-        control.connect(path)
-        control.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method,
-                                    "params": params}).encode() + b"\n")
-        return json.loads(control.makefile().readline())["result"]
-
-
 @test
 def who_comes_after_the_disk_grew_sees_its_new_size():
     with tempfile.TemporaryDirectory() as folder:
         control = folder + "/control"
         with Tapdisk(MiB, "--control", control) as disk:
-            wait_for("the control socket", lambda: os.path.exists(control))
             before = Peer(disk).go()
             assert ask_control(control, "resize", size="2M")["size"] == 2 * MiB
             after = Peer(disk).go()
