@@ -85,6 +85,27 @@ def detach_of_a_guests_disk_leaves_other_guests_alone():
         wait_for("their end", lambda: not d.disks())
 
 
+def a_disk_that_is_replaced_while_it_is_looked_at_is_begun():
+    with host() as (d, store):
+        vbd = Vbd(store, "aio:/no/such/image")
+        vbd.wait_state(2)
+        params = "aio:" + d.image("img")
+
+        def replace():
+            if vbd.get("state") == "6":
+                store.on_read.clear()
+                vbd.remove()
+                vbd.create(params)
+
+        store.on_read[vbd.back + "/online"] = replace
+        vbd.set(online=0, state=5)
+        wait_for("its successor", lambda: not store.on_read)
+        wait_for("its start", lambda: vbd.get("hotplug-status") == "connected")
+        vbd.wait_state(2)
+        vbd.close()
+        wait_for("its end", lambda: not d.disks())
+
+
 def a_new_daemon_knows_whose_disks_there_are():
     with host() as (d, store):
         vbd = Vbd(store, "aio:" + d.image("img"))

@@ -81,7 +81,9 @@ class Client:
                 raise Refused("ENOENT")
             if kind == READ:
                 self.store.told.add(path)
-                return at.nodes[path]
+                value = at.nodes[path]
+                self.store.on_read.get(path, lambda: None)()
+                return value
             inside = {p[len(path) + 1:].split("/")[0] for p in at.nodes if p.startswith(path + "/")}
             return b"".join(name.encode() + b"\0" for name in sorted(inside))
         if kind == WATCH or kind == UNWATCH:
@@ -120,6 +122,7 @@ class Store:
         self.path = os.path.join(folder, "xenstored")
         self.nodes, self.version, self.fired = {}, 0, []
         self.clients, self.watchers = [], []
+        self.on_read = {}  # node: what happens just behind a look at it
         self.told = set()  # nodes that were read since they have changed
         self.lock = threading.RLock()
         self.listener = socket.socket(socket.AF_UNIX)

@@ -70,7 +70,7 @@ static void front_refused(struct xenbus_disk *disk, const char *why, enum xenbus
 
 static void disk_over(struct xenbus_disk *disk)
 {
-	xenbus_write_state(disk, XENBUS_CLOSED);
+	xenbus_write_over(disk);
 	xenbus_remove_attached(disk);
 	xenbus_forget_frontend(disk);
 	td_log(disk->name, LOG_INFO, "closed");
@@ -426,7 +426,7 @@ static void look_new(struct xenbus_disk *disk, const struct xenbus_view *view)
 		err = disk_adopt(disk, view, &why);
 	} else if (!view->online) {
 		if (view->back != XENBUS_CLOSED)
-			xenbus_write_state(disk, XENBUS_CLOSED);
+			xenbus_write_over(disk);
 		return;
 	} else if (view->back == XENBUS_INITIALISING || view->back == XENBUS_INIT_WAIT) {
 		err = disk_begin(disk, &why);

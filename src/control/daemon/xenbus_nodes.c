@@ -40,14 +40,17 @@ struct xenbus_view xenbus_view(struct xenbus_disk *disk)
 	};
 }
 
-void xenbus_write(struct xenbus_disk *disk, const struct store_node *nodes, unsigned count)
+/* It is removed under our hands at times: the watch will tell. */
+static void say_unwritten(struct xenbus_disk *disk, int err)
 {
-	int err = store_update(disk->xs, disk->dir, nodes, count);
-
-	/* It is removed under our hands at times: the watch will tell. */
 	if (err && err != -ENOENT)
 		td_log(disk->name, LOG_ERR, "%s: cannot be written: %s", disk->dir,
 		       strerror(-err));
+}
+
+void xenbus_write(struct xenbus_disk *disk, const struct store_node *nodes, unsigned count)
+{
+	say_unwritten(disk, store_update(disk->xs, disk->dir, nodes, count));
 }
 
 void xenbus_write_state(struct xenbus_disk *disk, enum xenbus_state state)
@@ -55,6 +58,33 @@ void xenbus_write_state(struct xenbus_disk *disk, enum xenbus_state state)
 	struct store_node n = store_node("state", "%d", state);
 
 	xenbus_write(disk, &n, 1);
+}
+
+/* Written anew since it was looked at: online, and nobody has answered yet. */
+static bool is_another(struct xenbus_disk *disk, xs_transaction_t t, const char *state)
+{
+	AUTO_FREE char *online = store_read(disk->xs, t, disk->dir, "online");
+	AUTO_FREE char *frontend = store_read(disk->xs, t, disk->dir, "frontend");
+	AUTO_FREE char *front = frontend ? store_read(disk->xs, t, frontend, "state") : NULL;
+
+	return atoi(state) == XENBUS_INITIALISING && online && !strcmp(online, "1") && front;
+}
+
+static int write_over(void *arg, xs_transaction_t t)
+{
+	struct xenbus_disk *disk = arg;
+	struct store_node closed = store_node("state", "%d", XENBUS_CLOSED);
+	AUTO_FREE char *state = store_read(disk->xs, t, disk->dir, "state");
+
+	if (!state)
+		return -errno;
+	return is_another(disk, t, state) ? -ENOENT
+					  : store_put(disk->xs, t, disk->dir, &closed, 1);
+}
+
+void xenbus_write_over(struct xenbus_disk *disk)
+{
+	say_unwritten(disk, store_change(disk->xs, write_over, disk));
 }
 
 /* ---- the two ends -------------------------------------------------------------- */

@@ -23,6 +23,8 @@ struct xenbus_view xenbus_view(struct xenbus_disk *disk);
 /* Writes nodes of the back end's folder, if it is still there. */
 void xenbus_write(struct xenbus_disk *disk, const struct store_node *nodes, unsigned count);
 void xenbus_write_state(struct xenbus_disk *disk, enum xenbus_state state);
+/* Closed, for good; but not what the toolstack has put in its place meanwhile. */
+void xenbus_write_over(struct xenbus_disk *disk);
 /* All that the front end may want to know of disk->tap. */
 void xenbus_write_features(struct xenbus_disk *disk);
 /* That, once, and state 2: what was offered to a front end is offered again. */
