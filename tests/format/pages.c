@@ -171,7 +171,7 @@ int pages_do(struct pages_disk *disk, enum td_op op, uint64_t offset, void *buf,
 	td_submit(req);
 	while (!waiting.ended) {
 		td_loop_turn(disk->loop, 100);
-		if (td_now_ms() - began > 20000)
+		if (td_now_ms() - began > 100000)
 			abort();
 	}
 	td_pool_put(disk->pool, req);

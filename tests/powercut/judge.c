@@ -200,12 +200,12 @@ static void ask_qemu(struct judge *judge, struct model *model)
 
 	snprintf(raw, sizeof(raw), "%s/outside.raw", dir);
 	if (judge->format->qemu_checks) {
-		int code = run("timeout 60 qemu-img check %s >'%s' 2>&1", image, raw);
+		int code = run("timeout 300 qemu-img check %s >'%s' 2>&1", image, raw);
 		if (code && code != 3) /* 3: leaks */
 			run("sed 's/^/# /' '%s'", raw);
 		require(!code || code == 3, "qemu-img check: exit code %d", code);
 	}
-	require(!run("timeout 60 qemu-img convert -O raw %s '%s'", image, raw),
+	require(!run("timeout 300 qemu-img convert -O raw %s '%s'", image, raw),
 		"qemu-img convert cannot read it");
 	expect_raw(raw, model, "qemu-img");
 	unlink(raw);

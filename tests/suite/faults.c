@@ -75,7 +75,7 @@ static bool threads_end(unsigned expected)
 	uint64_t began = td_now_ms();
 
 	while (count_threads() != expected)
-		if (td_now_ms() - began > 2000)
+		if (td_now_ms() - began > DEADLINE_MS)
 			return false;
 	return true;
 }

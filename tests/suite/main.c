@@ -5,6 +5,7 @@
  * a leak found at exit is that behaviour's failure.
  */
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -67,7 +68,7 @@ static const struct td_arg rows[] = {
 	{ "first", '1', NULL, offsetof(struct options, first), "stop at the first that fails" },
 	{ "list", 'l', NULL, offsetof(struct options, list), "list the behaviours" },
 	{ "timeout", 't', "S", offsetof(struct options, timeout),
-	  "seconds for one behaviour, 120" },
+	  "seconds for one behaviour, 300" },
 	TD_ARGS_COMMON(struct options),
 };
 
@@ -116,6 +117,15 @@ void skip(const char *fmt, ...)
 	say(fmt, args);
 	va_end(args);
 	_exit(SKIPPED);
+}
+
+/* Not this machine's: what others left there would be looked through at each open. */
+static void survivors_of_its_own(const struct suite *suite)
+{
+	char path[sizeof(suite->dir) + 16];
+
+	snprintf(path, sizeof(path), "%s/.survivors", suite->dir);
+	setenv("BLKTAP_SURVIVOR_DIR", path, 1);
 }
 
 static void remove_tree(const char *dir)
@@ -169,6 +179,7 @@ static void run_one(struct run *run, const struct behaviour *b)
 	pid_t pid = fork();
 	if (pid == 0) {
 		alarm(run->timeout);
+		survivors_of_its_own(suite);
 		b->run(suite);
 		exit(PASSED);
 	}
@@ -306,7 +317,7 @@ static void run_set(struct run *run, const struct options *options)
 		.dir = options->dir ? options->dir : scratch_folder(),
 		.only = options->behaviour,
 		.plugins = options->plugins,
-		.timeout = number(options->timeout, 120),
+		.timeout = number(options->timeout, 300),
 		.first = options->first,
 	};
 }
@@ -319,6 +330,9 @@ int main(int argc, char **argv)
 	struct run run;
 	int count;
 
+	/* buffers of a request are used again, not mapped anew */
+	mallopt(M_MMAP_THRESHOLD, 32 * MiB);
+	mallopt(M_TRIM_THRESHOLD, 256 * MiB);
 	if (td_args_parse(rows, &options, argv, &count, &why))
 		return usage(why.text);
 	if (options.common.help)

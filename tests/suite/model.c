@@ -26,11 +26,9 @@ static void sector_make(uint64_t word[WORDS], uint64_t sector, uint32_t tag)
 	word[0] = MAGIC | tag;
 	word[1] = sector;
 	uint64_t x = (word[0] ^ sector * 0x9e3779b97f4a7c15ull) | 1;
-	for (unsigned i = 2; i < WORDS; i++) {
-		if (tag < TAG_PACKED)
-			x = x * 6364136223846793005ull + 1442695040888963407ull;
-		word[i] = x;
-	}
+	uint64_t step = tag < TAG_PACKED ? x * 6364136223846793005ull : 0;
+	for (unsigned i = 2; i < WORDS; i++)
+		word[i] = x += step;
 }
 
 void tag_fill(void *buf, uint64_t offset, uint64_t len, uint32_t tag)
@@ -46,8 +44,14 @@ void tag_fill(void *buf, uint64_t offset, uint64_t len, uint32_t tag)
 
 bool tag_matches(const void *sector, uint64_t offset, uint32_t tag)
 {
+	static const uint64_t zeroes[WORDS];
 	uint64_t word[WORDS];
 
+	if (tag == TAG_ZERO)
+		return !memcmp(sector, zeroes, SECTOR);
+	word[0] = MAGIC | tag;
+	if (memcmp(sector, word, sizeof(word[0])))
+		return false;
 	sector_make(word, offset / SECTOR, tag);
 	return !memcmp(sector, word, SECTOR);
 }

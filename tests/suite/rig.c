@@ -243,13 +243,14 @@ void io_memory(struct io *io, const size_t *piece, unsigned pieces, size_t skew)
 		abort();
 	io->memory_len = total;
 	io->iov = calloc(count ? count : 1, sizeof(*io->iov));
-	memset(io->memory, CANARY, total);
 	char *at = io->memory;
 	for (unsigned i = 0; i < count; i++) {
 		size_t n = min_u64(io->len - pos, piece[i % pieces]);
 		at += 4096;
 		io->iov[i] = (struct iovec){ at + skew, n };
+		memset(at + skew - EDGE, CANARY, EDGE);
 		memset(at + skew, UNTOUCHED, n);
+		memset(at + skew + n, CANARY, EDGE);
 		at += round_up(n, 4096) + 4096;
 		pos += n;
 	}
@@ -287,10 +288,7 @@ static void io_fill(struct io *io)
 
 static bool all_canary(const char *p, size_t n)
 {
-	for (size_t i = 0; i < n; i++)
-		if ((unsigned char)p[i] != CANARY)
-			return false;
-	return true;
+	return (unsigned char)*p == CANARY && !memcmp(p, p + 1, n - 1);
 }
 
 static void io_check_memory(const struct io *io)

@@ -23,8 +23,8 @@
 #include "io/loop.h"
 #include "model.h"
 
-#define DEADLINE_MS 20000 /* no request may take longer */
-#define ASLEEP_MS 8000    /* nor may the loop sleep so long while one is due */
+#define DEADLINE_MS 100000 /* no request may take longer */
+#define ASLEEP_MS 15000    /* nor may the loop sleep so long while one is due */
 
 struct suite {
 	struct td_registry *registry;

@@ -118,7 +118,7 @@ static void serve(struct suite *suite, uint64_t size, struct target *target)
 	}
 	require(pid > 0, "fork: %s", strerror(errno));
 	for (unsigned i = 0; !socket_answers(target->socket); i++) {
-		require(i < 1000, "%s: does not listen", command);
+		require(i < 6000, "%s: does not listen", command);
 		usleep(10000);
 	}
 }

@@ -78,7 +78,7 @@ static void rig_turn_until(unsigned ended)
 static int rig_setup(void **state)
 {
 	rig = (struct rig){ 0 };
-	alarm(10); /* a loop that never comes back */
+	alarm(60); /* a loop that never comes back */
 	return td_loop_new(&rig.loop) || td_registry_new("/nonexistent", &rig.registry);
 }
 

@@ -16,7 +16,7 @@
 #include "base/log.h"
 #include "io/loop.h"
 
-#define PATIENCE_MS 10000
+#define PATIENCE_MS 60000
 
 /* Turns the loop until cond holds; fails the test after PATIENCE_MS. */
 #define turn_until(loop, cond) \

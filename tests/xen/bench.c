@@ -131,7 +131,7 @@ void bench_open(struct bench *b, const struct setup *setup)
 
 void bench_disconnect(struct bench *b)
 {
-	uint64_t end = td_now_ms() + 10000;
+	uint64_t end = td_now_ms() + 60000;
 
 	td_xen_disconnect(b->xen, on_closed, b);
 	while (!b->closed && td_now_ms() < end)
@@ -199,7 +199,7 @@ void bench_send(struct bench *b, const struct front_req *req)
 void bench_collect_on(struct bench *b, unsigned ring, unsigned count, int *answers,
 		      unsigned limit)
 {
-	uint64_t end = td_now_ms() + 10000;
+	uint64_t end = td_now_ms() + 60000;
 	struct front_answer answer;
 
 	while (count) {
