@@ -43,7 +43,7 @@ lab_start() {
 		PATH=$PATH:/usr/sbin:/sbin mkfs.ext4 -q -L store -m 0 store.img
 		setsid timeout "$lifetime" qemu-system-x86_64 \
 			-accel tcg,thread=multi -cpu max,-smap,-rdtscp \
-			-machine q35 -smp 2 -m "$memory" \
+			-machine q35 -smp "$cpus" -m "$memory" \
 			-nodefaults -display none -no-reboot -pidfile qemu.pid \
 			-kernel xen -append "$xen_words dom0_mem=$dom0_memory,max:$dom0_memory" \
 			-initrd "vmlinux $dom0_words $append,dom0.cpio" \

@@ -7,13 +7,14 @@
 #
 # One boot serves all cases; they are in lab-*.sh. With CASE only that is run, and its
 # words are shown; those of lab-more.sh, which take minutes, are run by name only
-# (make lab-more). LAB_MORE=1 adds those that do not pass every time yet: migration, and
-# OCFS2 on a shared RAM disk. Exit code 77: no QEMU here.
+# (make lab-more). LAB_MORE=1 adds those that have not passed often enough in a row yet:
+# migration, OCFS2 on a shared RAM disk, and a second ring. Exit code 77: no QEMU here.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source=$(cd "$here/../.." && pwd)
 xen=$1 kernel=$2 only=${3-}
-driver=
+driver='' cpus=1
+[[ ! $only ]] || cpus=2 # it measures
 words=()
 [[ $only != an_image_on_nfs_* ]] || words=(--memory 1600 --disk 1G)
 [[ $xen != 4.17 ]] || driver=1 # for one of its cases
@@ -40,9 +41,10 @@ DESTDIR=$work/tree meson install -C "${MESON_BUILD_ROOT:?run by meson test}" \
 # One boot and all cases.
 cases() {
 	local code=0
-	"$lab" boot --state "$work/state" --xen "$xen" --kernel "$kernel" --guest-kernel 6.1 \
-		--guest-kernel 6.12 --guest-modules "${only:+nfsd nfsv4}" ${driver:+--driver} \
-		--tree "$work/tree" --lifetime "${LAB_TIME:-1400}" "${words[@]}" || return
+	"$lab" boot --state "$work/state" --xen "$xen" --kernel "$kernel" --cpus "$cpus" \
+		--guest-kernel 6.1 --guest-kernel 6.12 --guest-modules "${only:+nfsd nfsv4}" \
+		${driver:+--driver} --tree "$work/tree" --lifetime "${LAB_TIME:-1400}" \
+		"${words[@]}" || return
 	rm -f "$work/state/host/blktapctrl.log"
 	cp "$here"/lab-{dom0,xl,ocfs2,more}.sh "$work/state/host/"
 	# In the background, so that a signal is heeded at once. The longest case
