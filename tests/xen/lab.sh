@@ -48,7 +48,7 @@ cases() {
 	rm -f "$work/state/host/blktapctrl.log"
 	cp "$here"/lab-{dom0,xl,ocfs2,more}.sh "$work/state/host/"
 	# In the background, so that a signal is heeded at once. The longest case
-	# has 300 s, and a case that ends says so.
+	# has 320 s, and a case that ends says so.
 	"$lab" run --state "$work/state" --timeout "${LAB_TIME:-1100}" \
 		--stall "${LAB_STALL:-330}" <<-END >"$work/cases" &
 		export LAB_MORE=${LAB_MORE-}
