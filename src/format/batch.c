@@ -261,6 +261,8 @@ static void batch_start(struct td_cache *cache)
 	batch_next(cache);
 }
 
+/* The only one to start a batch: so the call is not queued while one runs, but by a batch
+ * that waits for a request. Else it would go on past a barrier that is under way. */
 static void batch_run(struct td_defer *defer)
 {
 	struct td_cache *cache = container_of(defer, struct td_cache, defer);
@@ -275,8 +277,8 @@ static void alarm_rang(void *arg)
 {
 	struct td_cache *cache = arg;
 
-	if (!cache->running && (cache->dirty || cache->after_next.first))
-		batch_start(cache);
+	if (cache->dirty || cache->after_next.first)
+		batch_now(cache);
 }
 
 void batch_now(struct td_cache *cache)

@@ -151,6 +151,7 @@ static struct watch {
 	unsigned reads, firsts; /* of pages; of the first */
 	int fail_writes, fail_syncs;
 	bool synced;          /* the last operation was a sync */
+	unsigned syncing;     /* that have not ended */
 } watch = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static int watch_begin(struct td_file_hook *hook, const struct td_file_op_seen *op, uint64_t *id)
@@ -163,9 +164,10 @@ static int watch_begin(struct td_file_hook *hook, const struct td_file_op_seen *
 		watch.syncs++;
 		watch.highest = 0;
 		err = watch.fail_syncs;
+		watch.syncing += !err;
 	} else if (op->event == TD_EV_WRITE) {
 		watch.writes++;
-		if (watch.highest && watch.highest != stage + 1)
+		if (watch.syncing || (watch.highest && watch.highest != stage + 1))
 			watch.wrong++;
 		watch.highest = stage + 1;
 		err = watch.fail_writes;
@@ -173,12 +175,16 @@ static int watch_begin(struct td_file_hook *hook, const struct td_file_op_seen *
 	watch.reads += op->event == TD_EV_READ;
 	watch.firsts += op->event == TD_EV_READ && !op->offset;
 	watch.synced = op->event == TD_EV_SYNC;
+	*id = op->event;
 	pthread_mutex_unlock(&watch.lock);
 	return err;
 }
 
 static void watch_end(struct td_file_hook *hook, uint64_t id, int err)
 {
+	pthread_mutex_lock(&watch.lock);
+	watch.syncing -= id == TD_EV_SYNC;
+	pthread_mutex_unlock(&watch.lock);
 }
 
 static void watch_start(void)
@@ -224,6 +230,42 @@ static void stages_are_kept_apart_by_barriers(void **state)
 		assert_true(watch.synced);
 	}
 	assert_int_equal(watch.wrong, 0);
+	assert_int_equal(pages_close(&disk), 0);
+}
+
+/* The second after the first change is over in the very turn in which somebody flushes. */
+
+static struct flusher {
+	struct td_timer timer;
+	struct pages_disk *disk;
+	struct iovec none;
+	struct pages_end end;
+} flusher;
+
+static void flush_now(struct td_timer *timer)
+{
+	pages_send(flusher.disk, TD_FLUSH, 0, &flusher.none, &flusher.end);
+}
+
+static void a_flush_and_the_alarm_begin_one_batch(void **state)
+{
+	struct td_disk_options options = { .hook = &watch.hook };
+	struct pages_disk disk;
+
+	watch_start();
+	opened(&disk, &options);
+	for (unsigned n = 0; n < 30; n++)
+		assert_int_equal(pages_store(&disk, n * 40, 80 + n), 0);
+	watch.fail_syncs = -EIO; /* nothing is known to be durable: a barrier comes first */
+	assert_int_equal(pages_do(&disk, TD_FLUSH, 0, NULL, 0), -EIO);
+	watch.fail_syncs = 0;
+	flusher = (struct flusher){ .timer.fired = flush_now, .disk = &disk };
+	td_timer_arm(disk.loop, &flusher.timer, 1);
+	usleep(1500 * 1000);
+	assert_int_equal(pages_wait(&disk, &flusher.end), 0);
+	assert_int_equal(watch.wrong, 0);
+	for (unsigned n = 0; n < 30; n++)
+		assert_int_equal(in_file(n * 40), 80 + n);
 	assert_int_equal(pages_close(&disk), 0);
 }
 
@@ -463,6 +505,7 @@ int main(void)
 		TEST(a_change_is_written_after_a_second),
 		TEST(a_page_that_is_used_between_others_stays),
 		TEST(stages_are_kept_apart_by_barriers),
+		TEST(a_flush_and_the_alarm_begin_one_batch),
 		TEST(what_could_not_be_written_stays),
 		TEST(a_killed_process_loses_no_change_that_has_ended),
 		TEST(a_reader_is_refused_what_is_not_whole),

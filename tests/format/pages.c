@@ -113,17 +113,13 @@ const struct td_driver pages_driver = {
 
 /* ---- around it ---------------------------------------------------------------- */
 
-struct waiting {
-	bool ended;
-	int err;
-};
-
 static void ended(struct td_req *req)
 {
-	struct waiting *waiting = *(struct waiting **)td_req_user(req);
+	struct pages_end *end = *(struct pages_end **)td_req_user(req);
 
-	waiting->ended = true;
-	waiting->err = req->err;
+	end->ended = true;
+	end->err = req->err;
+	td_pool_put(end->pool, req);
 }
 
 int pages_open(struct pages_disk *disk, const char *spec, const struct td_disk_options *options,
@@ -155,27 +151,39 @@ int pages_close(struct pages_disk *disk)
 	return err;
 }
 
-int pages_do(struct pages_disk *disk, enum td_op op, uint64_t offset, void *buf, uint64_t len)
+void pages_send(struct pages_disk *disk, enum td_op op, uint64_t offset, struct iovec *iov,
+		struct pages_end *end)
 {
-	struct waiting waiting = { 0 };
-	struct iovec iov = { buf, len };
 	struct td_req *req = td_pool_get(disk->pool);
-	uint64_t began = td_now_ms();
 
-	*(struct waiting **)td_req_user(req) = &waiting;
+	*(struct pages_end **)td_req_user(req) = end;
+	end->pool = disk->pool;
 	req->op = op;
 	req->offset = offset;
-	req->len = len;
-	req->iov = &iov;
+	req->len = iov->iov_len;
+	req->iov = iov;
 	req->iov_count = 1;
 	td_submit(req);
-	while (!waiting.ended) {
+}
+
+int pages_wait(struct pages_disk *disk, const struct pages_end *end)
+{
+	uint64_t began = td_now_ms();
+
+	while (!end->ended) {
 		td_loop_turn(disk->loop, 100);
 		if (td_now_ms() - began > 100000)
 			abort();
 	}
-	td_pool_put(disk->pool, req);
-	return waiting.err;
+	return end->err;
+}
+
+int pages_do(struct pages_disk *disk, enum td_op op, uint64_t offset, void *buf, uint64_t len)
+{
+	struct pages_end end = { 0 };
+
+	pages_send(disk, op, offset, &(struct iovec){ buf, len }, &end);
+	return pages_wait(disk, &end);
 }
 
 int pages_store(struct pages_disk *disk, uint64_t unit, uint64_t value)

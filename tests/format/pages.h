@@ -30,6 +30,15 @@ struct pages_disk {
 int pages_open(struct pages_disk *disk, const char *spec, const struct td_disk_options *options,
 	       struct td_why *why);
 int pages_close(struct pages_disk *disk);
+/* What became of a request: ended is false at first. */
+struct pages_end {
+	bool ended;
+	int err;
+	struct td_pool *pool; /* private */
+};
+void pages_send(struct pages_disk *disk, enum td_op op, uint64_t offset, struct iovec *iov,
+		struct pages_end *end);
+int pages_wait(struct pages_disk *disk, const struct pages_end *end);
 /* One request, waited for. */
 int pages_do(struct pages_disk *disk, enum td_op op, uint64_t offset, void *buf, uint64_t len);
 int pages_store(struct pages_disk *disk, uint64_t unit, uint64_t value);
