@@ -195,6 +195,29 @@ two_guests_start() {
 
 a_guest_with_6.1_keeps_its_files_on_qcow() { file_system xvda | guest exec one; }
 a_guest_with_6.12_keeps_its_files_on_aio() { file_system xvda | guest exec two; }
+
+# Of a file that is sparse where the guest has nothing.
+what_a_guest_discards_is_given_back() {
+	local full
+	guest exec two <<-'END'
+		set -e
+		mount /dev/xvda /mnt
+		dd if=/dev/urandom of=/mnt/waste bs=1M count=8 conv=fsync status=none
+	END
+	full=$(stat -c %b /store/b.img)
+	guest exec two <<-'END'
+		set -e
+		rm /mnt/waste
+		sync
+		fstrim /mnt
+		umount /mnt
+	END
+	(($(stat -c %b /store/b.img) + 12288 < full)) ||
+		die "$full blocks were $(stat -c %b /store/b.img) after fstrim"
+	tap-ctl stats "vbd-$(xl domid two)-51712" --json |
+		jq -e '.discard.requests > 0 and .discard.errors == 0'
+}
+
 rings_of_four_pages_are_used() {
 	local front
 	front=/local/domain/$(xl domid two)/device/vbd/51712
@@ -448,6 +471,7 @@ try ports_are_counted
 try two_guests_start
 try a_guest_with_6.1_keeps_its_files_on_qcow
 try a_guest_with_6.12_keeps_its_files_on_aio
+try what_a_guest_discards_is_given_back
 try rings_of_four_pages_are_used
 try a_guest_sees_its_disk_grow
 try xen_blkback_works_beside_us
