@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # crypt.sh CASE: encrypted qcow2 images of ours and of qemu-img's, each read and written
 # by the other; keys that do not fit; LUKS headers that cannot be. Random requests have a
-# new seed, which is printed where it fails: RANDOM_SEED=n repeats it.
+# new seed, which is printed where it fails: TEST_SEED=n repeats it.
 . "$(dirname "$0")/../qcow2/lib.sh"
 need qemu-img qemu-io
-seed=${RANDOM_SEED:-$((RANDOM * 32768 + RANDOM))}
+seed=${TEST_SEED:-$((RANDOM * 32768 + RANDOM))}
 echo "seed $seed"
 secret=(--object secret,id=s,file=key)
 printf 'a secret passphrase' >key

@@ -29,9 +29,11 @@ need() {
 	done
 }
 
-# with_seed CASE: a new seed, which is printed; RANDOM_SEED=n repeats it
+[ -z "${TEST_SEED:-}" ] || RANDOM=$TEST_SEED
+
+# with_seed CASE: a new seed, which is printed; TEST_SEED=n repeats it
 with_seed() {
-	seed=${RANDOM_SEED:-$((RANDOM * 32768 + RANDOM))}
+	seed=${TEST_SEED:-$((RANDOM * 32768 + RANDOM))}
 	RANDOM=$((seed % 32768))
 	echo "seed=$seed"
 	"$1" "$seed"

@@ -17,13 +17,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/num.h"
 #include "core/disk.h"
 #include "core/queue.h"
 #include "drivers/builtin.h"
+#include "tests/seed.h"
 
 #define SECT 512u
 #define DEPTH_MAX 64
@@ -337,7 +337,7 @@ int main(int argc, char **argv)
 
 	if (argc < 3)
 		return 2;
-	opt.seed = (uint64_t)time(NULL) * 1000003 + getpid();
+	opt.seed = test_seed();
 	for (int i = 3; i < argc; i++)
 		parse(argv[i]);
 	if (opt.depth > DEPTH_MAX)

@@ -27,6 +27,7 @@
 #include "drivers/builtin.h"
 #include "history.h"
 #include "nbd.h"
+#include "tests/seed.h"
 
 #define DEPTH_MAX 64
 #define LEN_MAX (128 * KiB)
@@ -497,7 +498,7 @@ int main(int argc, char **argv)
 	struct sigaction alarm = { .sa_handler = time_is_up };
 	unsigned round = 0, starts = 0;
 
-	test.rnd.s = td_now_us() % 1000000000;
+	test.rnd.s = test_seed();
 	if (parse(&test, argc, argv)) {
 		fputs(usage, stderr);
 		return 2;

@@ -33,7 +33,7 @@ def still_serves(disk):
 
 @test
 def garbage_ends_the_connection_only():
-    seed = int(os.environ.get("SEED", random.randrange(1 << 32)))
+    seed = int(os.environ.get("TEST_SEED", random.randrange(1 << 32)))
     print("seed", seed)
     rand = random.Random(seed)
     with Tapdisk() as disk:

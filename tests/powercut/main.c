@@ -21,6 +21,7 @@
 #include "base/rule.h"
 #include "drivers/builtin.h"
 #include "explore.h"
+#include "tests/seed.h"
 
 #define OUTSIDE_EVERY 250 /* states, and qemu-img is asked too */
 #define SEEN_ROOM (1u << 22)
@@ -376,7 +377,7 @@ int main(int argc, char **argv)
 		.suite = { .exact = true }, .per_run = 200, .steps = 60,
 	}, ex;
 	const struct format *rows[ROWS_MAX];
-	uint64_t seed = td_now_us() % 1000000000;
+	uint64_t seed = test_seed();
 	unsigned count = parse(&wanted, argc, argv, &seed, rows);
 
 	if (!count) {

@@ -181,8 +181,8 @@ tables() {
 
 # An image is only bytes: any of them may be wrong.
 mutants() {
-	seed=${RANDOM_SEED:-$((RANDOM * 32768 + RANDOM))}
-	echo "seed $seed: RANDOM_SEED=$seed repeats this"
+	seed=${TEST_SEED:-$((RANDOM * 32768 + RANDOM))}
+	echo "seed $seed: TEST_SEED=$seed repeats this"
 	{ yes text | head -c 8K; head -c 8K /dev/urandom; } >raw
 	truncate -s 2M raw
 	must $make one.qcow raw packed=1 cluster_bits=12

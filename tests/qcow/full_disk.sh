@@ -25,10 +25,10 @@ overlay)
 	cp base model
 	must "$QCOW_CREATE" -q 0 small/a.qcow base ;;
 esac
-dd if=/dev/zero of=small/filler bs=1M count=9 status=none
+dd if=/dev/zero of=small/filler bs=1M count=10 status=none
 
 # What fails is noted; sectors that no failed write touched must be right.
-timeout 300 "$IMAGE_RANDOM" qcow:small/a.qcow model seed=5 ops=400 full=1 reopen=0 >out.txt 2>&1 ||
+timeout 300 "$IMAGE_RANDOM" qcow:small/a.qcow model seed=5 ops=1000 full=1 reopen=0 >out.txt 2>&1 ||
 	fail "while full: $(cat out.txt)"
 grep -q 'failed for want of space: [1-9]' out.txt || fail "it never was full: $(cat out.txt)"
 # if there was no room for tables, they wait for one who may write

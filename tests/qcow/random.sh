@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # random.sh CASE: random requests against a model, on images of many kinds; then
 # qemu-img must read the same. Each case runs once with a fixed seed and once
-# with a new one, which is printed: RANDOM_SEED=n repeats it.
+# with a new one, which is printed: TEST_SEED=n repeats it.
 . "$(dirname "$0")/lib.sh"
 need qemu-img
 
@@ -58,6 +58,6 @@ qemu-made() {
 	run a.qcow model seed="$1"
 }
 
-for seed in 1 "${RANDOM_SEED:-$((RANDOM * 32768 + RANDOM))}"; do
+for seed in 1 "${TEST_SEED:-$((RANDOM * 32768 + RANDOM))}"; do
 	"$1" "$seed"
 done

@@ -23,6 +23,7 @@
 #include "config.h"
 #include "drivers/builtin.h"
 #include "suite.h"
+#include "tests/seed.h"
 
 struct options {
 	struct td_args_common common;
@@ -311,7 +312,7 @@ static void run_set(struct run *run, const struct options *options)
 			.exact = options->exact,
 			.forgets = options->forgets,
 			.logged = options->logged,
-			.seed = number(options->seed, td_now_us() % 1000000000),
+			.seed = number(options->seed, test_seed()),
 			.rounds = number(options->rounds, 400),
 		},
 		.dir = options->dir ? options->dir : scratch_folder(),

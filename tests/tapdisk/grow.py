@@ -76,7 +76,7 @@ def grows(disk, control, clients):
 
 def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end")) # and clean up
-    seed = random.randrange(1 << 32)
+    seed = int(os.environ.get("TEST_SEED", random.randrange(1 << 32)))
     print("seed", seed)
     folder = tempfile.mkdtemp(prefix="tapdisk-grow-")
     try:

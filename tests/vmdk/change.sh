@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # change.sh CASE: other sizes, other parents, repaired leaks. Random runs have a new seed,
-# which is printed: RANDOM_SEED=n repeats it.
+# which is printed: TEST_SEED=n repeats it.
 . "$(dirname "$0")/lib.sh"
 need qemu-img qemu-io python3
 

@@ -6,9 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "bench.h"
+#include "tests/seed.h"
 
 #define EACH_SETUP(s) \
 	for (unsigned n_ = 0; n_ < 6; n_++) \
@@ -474,11 +474,10 @@ static void random_turn(struct bench *b, unsigned ring)
  * memory stays mapped and nothing else comes of it. */
 static void random_guests_do_no_harm(void **state)
 {
-	const char *given = getenv("SEED");
-	unsigned seed = given ? (unsigned)strtoul(given, NULL, 0) : (unsigned)time(NULL);
+	unsigned seed = (unsigned)test_seed();
 	struct bench b;
 
-	print_message("SEED=%u\n", seed);
+	print_message("seed %u\n", seed);
 	srandom(seed);
 	for (int round = 0; round < 60; round++) {
 		const struct td_xen_offer offer = {
