@@ -7,13 +7,7 @@
  *                       +-> bounced:  [read] -> copy -> engine, by chunks
  *                       +-> the rest: a worker thread
  *
- * A write of less than a block must read the block, and would undo what another
- * write does to the rest of it meanwhile: it waits until no other write touches
- * its blocks, and others wait for it. Whole-block writes never wait for each
- * other. The same holds for unaligned zeroing. The blocks are the file system's,
- * for the end of a file whose length is not aligned passes the page cache. Writes of several
- * loops to one file keep to this too: a lock guards the lists, and an operation
- * that has waited begins on its own loop's thread.
+ * What writes part of a block has to wait for others (file_order.c) before it starts.
  *
  * Alignment is taken from the whole operation: its offset, its length, and each
  * piece of memory.
@@ -49,109 +43,12 @@ struct td_fileio {
 static void op_start(struct td_fileop *op);
 static void bounce_next(struct td_fileop *op);
 
-/* ---- the order of writes that touch the same block ---------------------- */
+/* ---- ending ------------------------------------------------------------- */
 
 static bool op_changes(const struct td_fileop *op)
 {
 	return op->op == TD_WRITE || op->op == TD_DISCARD || op->op == TD_WRITE_ZEROES;
 }
-
-static bool ops_collide(const struct td_fileop *a, const struct td_fileop *b)
-{
-	uint64_t align = a->file->block;
-
-	return (a->rmw || b->rmw) &&
-	       round_down(a->offset, align) < round_up(b->offset + b->len, align) &&
-	       round_down(b->offset, align) < round_up(a->offset + a->len, align);
-}
-
-/* Must op wait for one that is under way, or that has waited longer? */
-static bool op_must_wait(const struct td_fileop *op)
-{
-	struct td_file *file = op->file;
-
-	if (!op->rmw && !file->rmw_writing && list_empty(&file->waiting))
-		return false;
-	LIST_FOR (struct td_fileop, other, &file->writing, range)
-		if (ops_collide(op, other))
-			return true;
-	LIST_FOR (struct td_fileop, other, &file->waiting, link) {
-		if (other == op)
-			break;
-		if (ops_collide(op, other))
-			return true;
-	}
-	return false;
-}
-
-static void order_lock(struct td_file *file)
-{
-	if (file->many)
-		pthread_mutex_lock(&file->lock);
-}
-
-static void order_unlock(struct td_file *file)
-{
-	if (file->many)
-		pthread_mutex_unlock(&file->lock);
-}
-
-static void writing_add(struct td_fileop *op)
-{
-	list_add(&op->file->writing, &op->range);
-	op->file->rmw_writing += op->rmw;
-}
-
-/* False: it waits, and begins when it need not any more. */
-static bool write_enter(struct td_fileop *op)
-{
-	struct td_file *file = op->file;
-	bool wait;
-
-	order_lock(file);
-	wait = op_must_wait(op);
-	if (wait)
-		list_add(&file->waiting, &op->link);
-	else
-		writing_add(op);
-	order_unlock(file);
-	return !wait;
-}
-
-static void posted_start(struct td_post *post)
-{
-	op_start(container_of(post, struct td_fileop, post));
-}
-
-static void write_leave(struct td_fileop *op)
-{
-	struct td_file *file = op->file;
-	struct list ready, *link;
-
-	list_init(&ready);
-	order_lock(file);
-	list_del(&op->range);
-	file->rmw_writing -= op->rmw;
-	LIST_FOR_SAFE (struct td_fileop, next, &file->waiting, link) {
-		if (op_must_wait(next))
-			continue;
-		list_del(&next->link);
-		writing_add(next);
-		list_add(&ready, &next->link);
-	}
-	order_unlock(file);
-	while ((link = list_pop(&ready))) {
-		struct td_fileop *next = list_item(link, struct td_fileop, link);
-
-		next->post.run = posted_start;
-		if (next->io == op->io)
-			op_start(next);
-		else
-			td_loop_post(next->io->loop, &next->post);
-	}
-}
-
-/* ---- ending ------------------------------------------------------------- */
 
 static void bounce_put(struct td_fileop *op)
 {
@@ -175,12 +72,34 @@ static bool op_held(struct td_fileop *op, bool ended)
 	return hook && hook->hold && hook->hold(hook, op, ended);
 }
 
+static void posted_start(struct td_post *post)
+{
+	op_start(container_of(post, struct td_fileop, post));
+}
+
+/* Those that waited for op start, each on its own loop's thread. */
+static void start_waiting(struct td_fileop *op)
+{
+	struct list ready, *link;
+
+	file_order_leave(op, &ready);
+	while ((link = list_pop(&ready))) {
+		struct td_fileop *next = list_item(link, struct td_fileop, link);
+
+		next->post.run = posted_start;
+		if (next->io == op->io)
+			op_start(next);
+		else
+			td_loop_post(next->io->loop, &next->post);
+	}
+}
+
 /* done() may free op or use it again: it comes last. */
 static void op_leave(struct td_fileop *op)
 {
 	bounce_put(op);
 	if (op_changes(op))
-		write_leave(op);
+		start_waiting(op);
 	if (!op_held(op, true))
 		op->done(op, op->err);
 }
@@ -511,7 +430,7 @@ static void op_start(struct td_fileop *op)
 static void op_enter(struct td_fileop *op)
 {
 	assert(!op_changes(op) || op->file->flags & TD_FILE_WRITE);
-	if (!op_changes(op) || write_enter(op))
+	if (!op_changes(op) || file_order_enter(op))
 		op_start(op);
 }
 

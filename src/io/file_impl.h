@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * What an open file is, shared by its set-up (file_open.c), its blocking side
- * (file_sync.c) and its asynchronous side (file.c).
+ * (file_sync.c), its asynchronous side (file.c) and the order of its writes
+ * (file_order.c).
  */
 #ifndef IO_FILE_IMPL_H
 #define IO_FILE_IMPL_H
@@ -67,5 +68,11 @@ int file_extent(struct td_file *file, uint64_t at, uint64_t len,
 /* Writes that end past an unaligned end of file: O_DIRECT would lengthen it. */
 bool file_needs_tail(const struct td_file *file, uint64_t at, uint64_t len);
 int file_tail_write(struct td_file *file, const char *buf, size_t len, uint64_t at);
+
+/* Called for each operation that writes before it starts. False: it has to wait. */
+bool file_order_enter(struct td_fileop *op);
+/* Called when it has ended: those that need not wait any more are put on ready, by link,
+ * each to be started on its own loop's thread. */
+void file_order_leave(struct td_fileop *op, struct list *ready);
 
 #endif
