@@ -100,6 +100,25 @@ rebase-to-none() {
 	is '"backing-filename" in d' False
 }
 
+# what is put below an image that stood alone is not seen in its holes
+rebase-of-one-alone() {
+	local kind
+	noise 4M >base.raw
+	for kind in 'qcow2 cluster_size=64K' 'qcow2 extended_l2=on' 'vmdk zeroed_grain=on' \
+		'vmdk subformat=twoGbMaxExtentSparse' vhd 'vhdx cluster_size=1M'; do
+		rm -f a a-s*
+		# shellcheck disable=SC2086 # two words
+		set -- $kind
+		must "$img" create -q -f "$1" ${2:+-o "$2"} a 3001K
+		must "$img" bench -q -w -c 1 -d 1 -s 9K -o 700K --pattern 5 -f "$1" a
+		must "$img" bench -q -w -c 1 -d 1 -s 64K -o 1M -f "$1" a # with zeroes
+		must "$img" convert --force "$1:a" raw:model
+		must "$img" rebase -f "$1" -b base.raw -F raw a
+		must "$img" compare -q -s "$1:a" raw:model
+		must "$img" check -q "$1:a"
+	done
+}
+
 rebase-unsafe() {
 	chain
 	mv mid moved

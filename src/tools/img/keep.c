@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Keeping what an image takes from below, see keep.h. The image is asked, range by range,
- * what it does not hold itself; that is cut into chunks, many of them under way at a time:
+ * what it does not hold itself: of one that stands alone, its zeroes, as holes will show
+ * what is put below it. That is cut into chunks, many of them under way at a time:
  *
  *   idle -> the image and the other one are read -> what differs is written, piece by
  *   piece -> idle
@@ -208,6 +209,14 @@ static int zero_in_other(struct keep *keep, uint64_t at, uint64_t len, uint64_t 
 	return err;
 }
 
+/* Whether the image reads so whatever lies below it. */
+static bool holds(const struct keep *keep, unsigned flags)
+{
+	bool alone = !td_disk_top(keep->img->disk)->below;
+
+	return !td_extent_depth(flags) && !(alone && flags & TD_EXTENT_ZERO);
+}
+
 static int walk(struct keep *keep)
 {
 	uint64_t size = td_disk_size(keep->img->disk), zero = 0;
@@ -217,7 +226,7 @@ static int walk(struct keep *keep)
 	for (uint64_t at = 0; !err && !keep->err && at < size && !tool_stopped; at += extent.len) {
 		progress_at(&keep->progress, at);
 		err = img_extent(keep->img, at, min_u64(size - at, ASK_MAX), &extent);
-		if (err || !td_extent_depth(extent.flags))
+		if (err || holds(keep, extent.flags))
 			continue;
 		if (extent.flags & TD_EXTENT_ZERO) {
 			err = zero_in_other(keep, at, extent.len, &zero);
