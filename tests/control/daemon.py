@@ -471,7 +471,7 @@ def hung_tapdisk_does_not_hang_the_daemon():
             assert time.monotonic() - start < 25  # it is asked for 30
             d.kill()
             asked.wait(harness.WAIT)
-            d.start()  # waits for it for a while, then goes on
+            d.start(adopts=False)  # waits for it for a while, then goes on
             assert d.disk(hung["name"])["state"] == "starting"
             wait_for("the other", lambda: d.disk(other["name"])["state"] == "serving")
             os.kill(hung["pid"], signal.SIGCONT)

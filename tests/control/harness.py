@@ -121,7 +121,8 @@ class Daemon:
         self.process = None
         self.pids = set()  # of tapdisks seen
 
-    def start(self, wait=True):
+    def start(self, wait=True, adopts=True):
+        """adopts: all disks that there are answer it, on a slow machine later than it waits."""
         log = open(self.log_path, "ab")
         xen = {"XENSTORED_PATH": self.xenstore} if self.xenstore else {}
         self.process = subprocess.Popen(
@@ -132,6 +133,8 @@ class Daemon:
         if wait:
             wait_for("the daemon", lambda: self.answers() or self.process.poll() is not None)
             assert self.process.poll() is None, self.log()
+        if wait and adopts:
+            wait_for("the disks", lambda: all(d["state"] != "starting" for d in self.disks()))
         return self
 
     def answers(self):

@@ -294,7 +294,7 @@ def ram_of_a_tapdisk_that_answers_late_is_not_made_twice():
         os.kill(one["pid"], signal.SIGSTOP)
         try:
             d.kill()
-            d.start()
+            d.start(adopts=False)
             run = d.ctl("attach", "ram:scratch,size=1M,shared=on")
             assert run.status == 1 and f"tapdisk {one['pid']} has not answered" in run.err, run.err
         finally:

@@ -516,7 +516,7 @@ def a_tapdisk_that_answers_late_is_taken_over_late():
         vbd.create("aio:" + d.folder + "/img")
         os.kill(pid, signal.SIGSTOP)
         os.kill(other["pid"], signal.SIGSTOP)
-        d.start()  # waits for it for a while, then goes on
+        d.start(adopts=False)  # waits for it for a while, then goes on
         row = d.disk(vbd.name)
         assert row["state"] == "starting" and row["user"] == "domain 7", row
         assert vbd.get("state") == "1"  # nothing is offered that is not known

@@ -157,9 +157,9 @@ class Tapdisk:
 
 def ask_control(path, method, **params):
     """One question to a tapdisk that was started with --control, and its result."""
-    wait_for("the control socket", lambda: os.path.exists(path))
+    wait_for("the control socket", lambda: listens(path))
     with socket.socket(socket.AF_UNIX) as control:
-        control.settimeout(20)
+        control.settimeout(WAIT)
         control.connect(path)
         control.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method,
                                     "params": params}).encode() + b"\n")

@@ -142,7 +142,7 @@ def ending_leaves_who_does_not_read():
         peer = Peer(disk).go()
         for i in range(4):
             peer.send(READ, i * 4 * MiB, 4 * MiB)
-        time.sleep(0.3)
+        peer.socket.recv(1) # they are being answered
         os.kill(disk.process.pid, signal.SIGTERM)
         assert disk.process.wait(WAIT) == 0
         assert "does not take its last replies" in disk.said()
@@ -164,8 +164,11 @@ def connections_spread_over_queues():
                     pattern(4096, i + round)
         turns = []
         for task in os.listdir("/proc/%d/task" % disk.process.pid):
-            with open("/proc/%d/task/%s/schedstat" % (disk.process.pid, task)) as f:
-                turns.append(int(f.read().split()[2]))
+            try:
+                with open("/proc/%d/task/%s/schedstat" % (disk.process.pid, task)) as f:
+                    turns.append(int(f.read().split()[2]))
+            except (FileNotFoundError, ProcessLookupError):
+                pass # the kernel's own workers for the ring come and go
         assert sum(turn > 10 for turn in turns) >= (3 if disk.queues else 1), turns
 
 

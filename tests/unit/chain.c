@@ -96,7 +96,7 @@ static void done(struct td_req *req)
 
 static int set_up(void **state)
 {
-	alarm(10);
+	alarm(60);
 	memset(layer, 0, sizeof(layer));
 	for (unsigned n = 0; n < LAYERS; n++)
 		layer[n].size = SIZE;

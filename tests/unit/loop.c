@@ -60,14 +60,17 @@ static void timers_fire_in_order_of_time(void **state)
 			    b = { { .fired = letter_fired }, 'b' },
 			    c = { { .fired = letter_fired }, 'c' },
 			    gone = { { .fired = letter_fired }, 'x' };
-	uint64_t began = td_now_ms();
+	uint64_t began;
 
 	see_nothing();
-	td_timer_arm(*state, &b.timer, 60);
-	td_timer_arm(*state, &c.timer, 10);
-	td_timer_arm(*state, &a.timer, 20);
-	td_timer_arm(*state, &gone.timer, 30);
-	td_timer_arm(*state, &c.timer, 100); /* moves */
+	do { /* anew, if we have slept in between: from when on each is to wait matters */
+		began = td_now_ms();
+		td_timer_arm(*state, &b.timer, 60);
+		td_timer_arm(*state, &c.timer, 10);
+		td_timer_arm(*state, &a.timer, 20);
+		td_timer_arm(*state, &gone.timer, 30);
+		td_timer_arm(*state, &c.timer, 100); /* moves */
+	} while (td_now_ms() - began > 10);
 	td_timer_cancel(&gone.timer);
 	td_timer_cancel(&gone.timer);
 	turn_until(*state, seen_count == 3);
@@ -192,7 +195,7 @@ static void a_stopped_watch_is_not_called_in_this_turn_either(void **state)
 
 struct letter_work {
 	struct td_work work;
-	unsigned ms;
+	_Atomic bool *until; /* it lasts until then */
 	int result;
 	_Atomic unsigned *running, *most;
 	pthread_t home;
@@ -208,7 +211,9 @@ static int work_run(struct td_work *work)
 	while (now > most && !atomic_compare_exchange_weak(letter->most, &most, now))
 		;
 	assert_false(pthread_equal(pthread_self(), letter->home));
-	usleep(letter->ms * 1000);
+	do
+		usleep(2000);
+	while (letter->until && !atomic_load(letter->until));
 	atomic_fetch_sub(letter->running, 1);
 	return letter->result;
 }
@@ -224,23 +229,34 @@ static void work_done(struct td_work *work, int err)
 	see('w');
 }
 
+struct last_timer {
+	struct td_timer timer;
+	_Atomic bool fired;
+};
+
+static void last_fired(struct td_timer *timer)
+{
+	see('t');
+	atomic_store(&container_of(timer, struct last_timer, timer)->fired, true);
+}
+
 static void work_runs_beside_the_loop_and_comes_home(void **state)
 {
 	enum { COUNT = 40 };
 	static struct letter_work work[COUNT];
 	_Atomic unsigned running = 0, most = 0;
-	struct letter_timer tick = { { .fired = letter_fired }, 't' };
+	struct last_timer tick = { { .fired = last_fired } };
 
 	see_nothing();
 	for (int i = 0; i < COUNT; i++) {
 		work[i] = (struct letter_work){
 			{ .run = work_run, .done = work_done },
-			i == 0 ? 200 : 2, -i, &running, &most, pthread_self(), false,
+			i == 0 ? &tick.fired : NULL, -i, &running, &most, pthread_self(), false,
 		};
 		td_loop_work(*state, &work[i].work);
 	}
 	assert_int_equal(td_loop_working(*state), COUNT);
-	td_timer_arm(*state, &tick.timer, 30);
+	td_timer_arm(*state, &tick.timer, 100);
 	turn_until(*state, seen_count == COUNT + 1);
 	assert_int_equal(td_loop_working(*state), 0);
 	for (int i = 0; i < COUNT; i++)
