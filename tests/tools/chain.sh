@@ -70,6 +70,27 @@ commit-to-an-ancestor() {
 	refuses 'plain: in use' "$img" commit -f qcow2 q
 }
 
+# formats that note what their parent held: the image can be opened afterwards
+commit-is-noted() {
+	local format
+	content model
+	for format in vmdk vhdx; do
+		rm -f base mid top
+		must "$img" convert "raw:model" "$format:base"
+		must "$img" create -q -f $format -b base -F $format mid 12M # the base grows
+		must "$img" create -q -f $format -b mid -F $format top
+		must "$img" bench -q -w -c 1 -s 9K -o 4M --pattern 5 $format:mid
+		must "$img" rebase -u -f $format -b mid -F $format top
+		must "$img" bench -q -w -c 1 -s 9K -o 5M --pattern 6 $format:top
+		must "$img" convert --force $format:top raw:want
+		must "$img" commit -q -b base $format:top
+		must "$img" compare -q $format:base raw:want
+		must "$img" compare -q $format:top raw:want
+		must "$img" commit -q $format:top
+		must "$img" compare -q $format:top raw:want
+	done
+}
+
 rebase() {
 	chain
 	must "$img" rebase -f qcow2 -b base -F qcow2 top # to what is two below
@@ -204,6 +225,13 @@ over-a-larger-one() {
 	done
 	grown qcow2 3M cluster_size=64K
 	grown vmdk 3M zeroed_grain=on
+	# by a commit
+	rm a
+	must "$img" create -q -f qcow2 -b base.raw -F raw a 3001K
+	must "$img" create -q -f qcow2 -b a -F qcow2 over 5M
+	must "$img" convert --force qcow2:over raw:model
+	must "$img" commit -q qcow2:over
+	equal qcow2 a model
 	# in a cluster that a snapshot has too
 	must "$img" create -q -f qcow2 -o extended_l2=on -b base.raw -F raw s 3001K
 	must qemu-io -f qcow2 -c 'write -P 5 2999K 2K' s

@@ -70,6 +70,10 @@ int img_extent(struct img_disk *disk, uint64_t at, uint64_t len, struct td_exten
 /* Likewise any request: 0 or -errno. buf may be NULL for operations without data. */
 int img_do(struct img_disk *disk, enum td_op op, unsigned flags, uint64_t at, uint64_t len,
 	   void *buf, struct td_extent *extent);
+/* Before a disk becomes larger. Over an image that is larger, its last cluster must not be
+ * that one's in part: what it has past the end could not be told from it any more. So its
+ * last sector is written as it reads. */
+int img_hold_end(struct img_disk *disk);
 
 /* The top image's driver, and words for what it lacks: an exit code. */
 const struct td_driver *img_driver(const struct img_disk *disk);

@@ -45,10 +45,7 @@ static int size_from(struct tool_run *run, const char *word, uint64_t now, uint6
 	return TOOL_FAILED;
 }
 
-/* Over an image that is larger, the last cluster must not be that one's in part: what it
- * has past the end could not be told from it any more. So its last sector is written as it
- * reads. */
-static int hold_end(struct img_disk *disk)
+int img_hold_end(struct img_disk *disk)
 {
 	const struct td_image *top = td_disk_top(disk->disk);
 	uint32_t block = td_disk_block_size(disk->disk);
@@ -83,7 +80,7 @@ static int resize(struct tool_run *run, const struct options *options, struct im
 			 name_path(&disk->name), (unsigned long long)was);
 		return TOOL_FAILED;
 	}
-	err = size > was ? hold_end(disk) : 0;
+	err = size > was ? img_hold_end(disk) : 0;
 	if (!err && size != was)
 		err = img_driver(disk)->resize(top, size, &why);
 	if (err)
