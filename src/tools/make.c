@@ -297,10 +297,22 @@ int make_begin(struct tool_run *run, struct make *make)
 	return TOOL_FAILED;
 }
 
+/* Its data may be in a file beside it, which was made with it. */
+static char *spec_of_new(const struct make *make)
+{
+	AUTO_FREE char *plain = name_spec(make->name.spec.type, make->temp);
+	char *spec = NULL;
+
+	for (unsigned i = 0; plain && i < make->name.spec.pair_count; i++)
+		if (!strcmp(make->name.spec.pairs[i].key, "data_file"))
+			return asprintf(&spec, "%s,data-file=on", plain) < 0 ? NULL : spec;
+	return take(plain);
+}
+
 struct td_disk *make_open(struct tool_run *run, const struct make *make)
 {
 	struct td_disk_options options = { .keys = make->create.key, .name = make->create.path, .hook = run->hook };
-	AUTO_FREE char *spec = name_spec(make->name.spec.type, make->temp);
+	AUTO_FREE char *spec = spec_of_new(make);
 	struct td_disk *disk;
 	struct td_why why;
 

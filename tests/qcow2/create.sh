@@ -70,6 +70,11 @@ data-file() {
 	cd ..
 	refuses "ext.raw: File exists" "$TAP_IMG" create -f qcow2 -o data_file=ext.raw folder/b 9M
 	[ ! -e folder/b ] || fail "a failed create left an image"
+	must "$TAP_IMG" convert -f raw -O qcow2 -o data_file=copy.raw folder/model folder/d
+	must "$TAP_IMG" compare -q raw:folder/model qcow2:folder/d,data-file=on
+	refuses 'does not write compressed' "$TAP_IMG" convert -c -f raw -O qcow2 -o data_file=left.raw \
+		folder/model e
+	[ ! -e left.raw ] || fail "a failed convert left its data file"
 	make_image c data_file="$work/other.raw",preallocation=full 3M
 	[ "$(du -k "$work/other.raw" | cut -f1)" -ge 3072 ] || fail "no space was taken"
 	options=,data-file=on writes c model ops=100

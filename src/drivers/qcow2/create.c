@@ -357,6 +357,17 @@ int qcow2_create(const struct td_create *make, struct td_why *why)
 	return err;
 }
 
+void qcow2_unmake(const struct td_create *make)
+{
+	const struct qcow2_create_options *options = make->options;
+	char *data = options && options->data_file ?
+		     td_path_beside(make->path, options->data_file) : NULL;
+
+	if (data)
+		unlink(data);
+	free(data);
+}
+
 int qcow2_measure(const struct td_create *make, struct td_measure *out, struct td_why *why)
 {
 	struct plan plan = { 0 };
@@ -377,6 +388,6 @@ int qcow2_measure(const struct td_create *make, struct td_measure *out, struct t
 		tables += plan.layout.l1_count + divide_up(most, cluster / 2) - plan.blocks;
 	}
 	*out = (struct td_measure){ .tables = tables * cluster,
-				    .unit = make->reserve || plan.layout.external ? 0 : cluster };
+				    .unit = plan.places || plan.layout.external ? 0 : cluster };
 	return 0;
 }

@@ -71,6 +71,7 @@ static int open_data(struct qcow2 *q, struct td_why *why)
 	if (!q->layout.external)
 		return !path ? 0 : td_fail(why, -EINVAL, "%s: data-file= is given, and it has its "
 					   "data itself", image);
+	q->img->can &= ~TD_CAN_COMPRESS; /* each cluster has its place there */
 	if (!path)
 		return td_fail(why, -EACCES, "%s: its data are in another file, %s: say data-file=on "
 			       "or data-file=PATH to have it opened", image,
@@ -390,5 +391,6 @@ const struct td_driver qcow2_driver = {
 	.measure = qcow2_measure,
 	.resize = qcow2_resize,
 	.set_backing = qcow2_set_backing,
+	.unmake = qcow2_unmake,
 	.snapshot = qcow2_snapshot,
 };

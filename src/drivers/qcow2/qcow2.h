@@ -229,6 +229,7 @@ int qcow2_bitmaps_resize(struct qcow2 *q, uint64_t old, uint64_t size);
 void qcow2_bitmaps_close(struct qcow2 *q);
 void qcow2_bitmaps_free(struct qcow2 *q);
 
+void qcow2_unmake(const struct td_create *make);
 int qcow2_measure(const struct td_create *make, struct td_measure *out, struct td_why *why);
 /* Blocking, in open: the end of the last cluster that tables show. */
 int qcow2_shown_end(struct qcow2 *q, uint64_t *end);
