@@ -472,6 +472,7 @@ struct td_measure {
 	uint64_t tables;      /* bytes that it has, whatever is in the disk */
 	uint64_t unit;        /* of the disk's aligned units of so many bytes, each that
 	                         has data takes as much more; 0: none does */
+	uint64_t beside;      /* bytes that each of these takes beside its data */
 };
 
 /* Receives info()'s rows, in order. */

@@ -203,6 +203,12 @@ measure-as-qemu-img-does() {
 		must "$img" convert --force -f raw -O $format -o cluster_size=512 raw q
 		[ "$(stat -c %s q)" -le "$most" ] || fail "$format: $(stat -c %s q), told $most"
 	done
+	for format in vhd vhdx vdi vmdk; do
+		must "$img" measure --json -f raw -O $format raw
+		most=$(json 'd["required"]')
+		must "$img" convert --force -f raw -O $format raw q
+		[ "$(stat -c %s q)" -le "$most" ] || fail "$format: $(stat -c %s q), told $most"
+	done
 	refuses 'give an image, or --size' "$img" measure -O raw
 	refuses 'which format' "$img" measure --size 1G
 	refuses 'cannot be' "$img" measure -O ram --size 1G

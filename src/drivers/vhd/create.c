@@ -228,7 +228,11 @@ int vhd_measure(const struct td_create *make, struct td_measure *out, struct td_
 
 	if (err)
 		return err;
-	*out = (struct td_measure){ .tables = plan->end + 512, .unit = vhd_block(&plan->layout) };
+	*out = (struct td_measure){ /* bitmaps end with a page, and so data begin with one */
+		.tables = round_up(plan->end, VHD_ALIGN) + 512,
+		.unit = vhd_block(&plan->layout),
+		.beside = vhd_stride(&plan->layout) - vhd_block(&plan->layout),
+	};
 	if (plan->layout.type == VHD_FIXED)
 		*out = (struct td_measure){ .tables = plan->layout.size + 512 };
 	return 0;

@@ -69,7 +69,7 @@ static int measure(struct tool_run *run, const struct options *options, struct m
 {
 	struct td_measure measured;
 	struct td_why why = { "" };
-	uint64_t data = 0, unit;
+	uint64_t data = 0, unit, units, all;
 	int err = make->name.driver->measure(&make->create, &measured, &why);
 
 	if (err) {
@@ -83,10 +83,10 @@ static int measure(struct tool_run *run, const struct options *options, struct m
 		tool_say(run->tool, "cannot read the image's tables: %s", strerror(-err));
 		return TOOL_FAILED;
 	}
-	if (unit && make->create.reserve)
-		data = (make->create.size + unit - 1) / unit * unit;
-	return tell(run, options, measured.tables + data,
-		    measured.tables + (unit ? (make->create.size + unit - 1) / unit * unit : 0));
+	all = unit ? (make->create.size + unit - 1) / unit : 0;
+	units = make->create.reserve ? all : unit ? data / unit : 0;
+	return tell(run, options, measured.tables + units * (unit + measured.beside),
+		    measured.tables + all * (unit + measured.beside));
 }
 
 static int plan(struct tool_run *run, const struct options *options, struct make *make)
