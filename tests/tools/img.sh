@@ -217,6 +217,7 @@ measure-as-qemu-img-does() {
 compare() {
 	content a
 	cp a b
+	ends 0 "$img" compare -f raw a raw:b
 	ends 0 "$img" compare raw:a raw:b
 	grep -q 'Images are identical' out.txt || fail "$(cat out.txt)"
 	printf x | command dd of=b bs=1 seek=3145729 conv=notrunc status=none

@@ -312,7 +312,8 @@ static int compare_disks(struct compare *compare, const struct options *options)
 static int compare_run(struct tool_run *run, void *arg, char **words, int count)
 {
 	const struct options *options = arg;
-	const char *other = options->other ? options->other : options->img.format;
+	const char *other = options->other ? options->other :
+			    name_is_spec(words[1]) ? NULL : options->img.format;
 	struct compare compare = { .run = run };
 	int code;
 
