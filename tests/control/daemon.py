@@ -272,7 +272,7 @@ def wrong_input_gets_one_clear_line():
         base = os.fsencode(d.folder) + b"/base\xff"  # no UTF-8, and soon not there
         os.rename(d.image("base"), base)
         subprocess.run([harness.QCOW_CREATE, "8", d.folder + "/over", base], check=True,
-                       timeout=20, stdout=subprocess.DEVNULL)
+                       timeout=harness.WAIT, stdout=subprocess.DEVNULL)
         os.unlink(base)
         cases = [
             (1, "/base?: No such file", "attach", f"qcow:{d.folder}/over"),

@@ -93,7 +93,7 @@ def main():
                     client.stop()
         if fmt != "raw": # what the old tables took may be wasted, and no more
             check = subprocess.run([tap_img, "check", driver + ":" + image],
-                                   capture_output=True, text=True, timeout=60)
+                                   capture_output=True, text=True, timeout=WAIT)
             assert check.returncode in (0, LEAKS), check.stdout + check.stderr
         run(tap_img, "convert", "-q", "-f", fmt, "-O", "raw", image, raw)
         with open(raw, "rb") as f:
