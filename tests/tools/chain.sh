@@ -140,6 +140,19 @@ rebase-of-one-alone() {
 	done
 }
 
+# over none, and over one again: where the bitmap was there may be a block, or nothing
+rebase-vhdx-twice() {
+	truncate -s 4M none.raw
+	noise 4M >base.raw
+	must "$img" create -q -f vhdx -o cluster_size=1M -b none.raw -F raw a
+	must "$img" rebase -b '' vhdx:a
+	must "$img" bench -q -w -c 1 -s 4K --pattern 5 vhdx:a
+	must "$img" convert vhdx:a raw:model
+	must "$img" rebase -b base.raw -F raw vhdx:a
+	must "$img" compare -q vhdx:a raw:model
+	"$img" check -q vhdx:a || [ $? = 3 ] || fail "it is damaged"
+}
+
 rebase-unsafe() {
 	chain
 	mv mid moved

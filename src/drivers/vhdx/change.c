@@ -116,31 +116,48 @@ static int open_again(struct vhdx *vhdx, int err, struct td_why *why)
 
 /* ---- entries ---------------------------------------------------------------------- */
 
-/* Calls each() with every entry of a block, which it may change. */
+/* Calls each() with the entry that is there, which it may change. */
+static int change_entry(struct vhdx *vhdx, uint64_t at, uint64_t (*each)(uint64_t entry))
+{
+	struct td_park nobody = { 0 };
+	int err = td_cache_room(vhdx->cache, &nobody);
+	uint64_t becomes;
+	le64 entry;
+	void *page;
+
+	if (!err)
+		err = td_cache_get(vhdx->cache, at, &nobody, &page);
+	if (err)
+		return err;
+	memcpy(&entry, page, sizeof(entry));
+	becomes = each(from_le64(entry));
+	if (becomes == from_le64(entry))
+		return 0;
+	td_cache_dirty(vhdx->cache, page, VHDX_TABLE_STAGE);
+	td_set64(page, htole64(becomes));
+	return 0;
+}
+
 static int for_blocks(struct vhdx *vhdx, uint64_t first, uint64_t end,
 		      uint64_t (*each)(uint64_t entry))
 {
-	struct td_park nobody = { 0 };
 	int err = 0;
 
-	for (uint64_t block = first; block < end && !err; block++) {
-		le64 entry;
-		uint64_t becomes;
-		void *page;
+	for (uint64_t block = first; block < end && !err; block++)
+		err = change_entry(vhdx, vhdx_entry_at(&vhdx->layout, block), each);
+	return err;
+}
 
-		err = td_cache_room(vhdx->cache, &nobody);
-		if (!err)
-			err = td_cache_get(vhdx->cache, vhdx_entry_at(&vhdx->layout, block), &nobody,
-					   &page);
-		if (err)
-			break;
-		memcpy(&entry, page, sizeof(entry));
-		becomes = each(from_le64(entry));
-		if (becomes == from_le64(entry))
-			continue;
-		td_cache_dirty(vhdx->cache, page, VHDX_TABLE_STAGE);
-		td_set64(page, htole64(becomes));
-	}
+/* All that the table has room for: an image without a parent may have less. */
+static int for_bitmaps(struct vhdx *vhdx, uint64_t (*each)(uint64_t entry))
+{
+	const struct vhdx_layout *layout = &vhdx->layout;
+	uint64_t chunks = ((layout->blocks - 1) >> layout->ratio_bits) + 1;
+	int err = 0;
+
+	for (uint64_t chunk = 0; chunk < chunks && !err; chunk++)
+		if (vhdx_bitmap_entry_at(layout, chunk) < layout->bat.at + layout->bat.len)
+			err = change_entry(vhdx, vhdx_bitmap_entry_at(layout, chunk), each);
 	return err;
 }
 
@@ -424,6 +441,8 @@ static int prepare_entries(struct vhdx *vhdx, bool parent)
 		err = for_blocks(vhdx, 0, layout->blocks, becomes_whole);
 	if (!err && !layout->has_parent && parent)
 		err = for_blocks(vhdx, 0, layout->blocks, becomes_zero);
+	if (!err && !layout->has_parent && parent) /* what an earlier parent left is not ours */
+		err = for_bitmaps(vhdx, becomes_absent);
 	return err ? err : td_cache_sync(vhdx->cache);
 }
 

@@ -142,8 +142,10 @@ static void vhdx_submit(struct td_queue *queue, struct td_image *img, struct td_
 {
 	struct vhdx *vhdx = img->state;
 
-	if (!vhdx->marked &&
-	    (req->op == TD_WRITE || req->op == TD_WRITE_ZEROES || req->op == TD_DISCARD))
+	if (!vhdx->map) /* a change of it as a whole failed, and it could not be opened again */
+		td_end(req, -EIO);
+	else if (!vhdx->marked && (req->op == TD_WRITE || req->op == TD_WRITE_ZEROES ||
+				   req->op == TD_DISCARD))
 		mark(vhdx, req);
 	else
 		td_map_submit(vhdx->map, req);
