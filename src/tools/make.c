@@ -177,6 +177,30 @@ int make_plan(struct tool_run *run, const char *format, const char *option, cons
 	return code;
 }
 
+static void say_rows(const struct td_option *row)
+{
+	for (; row && row->name; row++)
+		printf("  %-18s %s\n", row->name, row->help);
+}
+
+int make_help(struct tool_run *run, const char *format, const char *option, const char *word)
+{
+	struct name name;
+	int code = name_parse(run, format, option, word, NULL, &name);
+
+	if (!code && !name.driver->create) {
+		tool_say(run->tool, "images of type %s cannot be made", name_of_driver(name.driver));
+		code = TOOL_FAILED;
+	}
+	if (!code) {
+		printf("Options of new images of type %s:\n", name_of_driver(name.driver));
+		say_rows(make_keys);
+		say_rows(name.driver->create_options);
+	}
+	name_free(&name);
+	return code;
+}
+
 /* The overlay must find it from wherever it is opened. */
 static int store_path(struct tool_run *run, struct make *make, const struct name *below)
 {

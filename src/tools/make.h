@@ -28,6 +28,8 @@ struct make {
 int make_plan(struct tool_run *run, const char *format, const char *option, const char *word,
 	      const char *more, struct make *make);
 extern const struct td_option make_keys[];
+/* Prints the keys that images of this format can be made with. An exit code. */
+int make_help(struct tool_run *run, const char *format, const char *option, const char *word);
 /* The image below, of that format (or format NULL: a specification); the new image
  * has its size unless it has one already. stored: what is written into the image,
  * an absolute path. Not after the backing key has named one. */

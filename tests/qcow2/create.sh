@@ -22,6 +22,23 @@ kinds() {
 	writes a model ops=300
 	make_image a extended_l2=on,preallocation=metadata 9M
 	writes a model ops=100
+	for bits in 1 2 4 8 32 64; do
+		make_image a refcount_bits=$bits,cluster_size=512 9M
+		told a refcount-bits $bits
+		writes a model ops=50
+		make_image a refcount_bits=$bits,preallocation=metadata 11M
+		sound a model
+	done
+	make_image a compat=0.10,cluster_size=4K 9M
+	told a compat 0.10
+	writes a model ops=50
+	must "$TAP_IMG" snapshot -q -c one -f qcow2 a
+	make_image a compat=v2,preallocation=metadata 9M
+	writes a model ops=50
+	for bad in compat=0.9 compat=0.10,extended_l2=on compat=0.10,refcount_bits=8 \
+			refcount_bits=3 refcount_bits=128; do
+		refuses '^tap-img create: b: ' "$TAP_IMG" create -f qcow2 -o "$bad" b 1M
+	done
 	make_image a lazy_refcounts=on 9M
 	told a lazy-refcounts True
 	writes a model ops=50

@@ -48,6 +48,10 @@ create() {
 	refuses 'no format is named; it looks like qcow2: say -F' "$img" create -f qcow2 -b a x
 	refuses 'gone: No such file' "$img" create -f qcow2 -b gone -F raw x
 	refuses 'no size is given' "$img" create -f raw x
+	refuses 'which image' "$img" create -f raw
+	must "$img" create -f qcow2 -o help
+	grep -q '^  extended_l2 ' out.txt || fail "no help: $(cat out.txt)"
+	refuses 'ram.*cannot be made' "$img" create -f ram -o help
 	refuses 'abc: no size' "$img" create -f raw x abc
 	refuses 'multiple of 512' "$img" create -f raw x 1000
 	refuses 'no.dir/x: No such file' "$img" create -f raw no.dir/x 1M
@@ -209,6 +213,8 @@ measure-as-qemu-img-does() {
 		must "$img" convert --force -f raw -O $format raw q
 		[ "$(stat -c %s q)" -le "$most" ] || fail "$format: $(stat -c %s q), told $most"
 	done
+	must "$img" measure --json -O qcow --size 512
+	is 'd["fully-allocated"] < 1 << 15' True
 	refuses 'give an image, or --size' "$img" measure -O raw
 	refuses 'which format' "$img" measure --size 1G
 	refuses 'cannot be' "$img" measure -O ram --size 1G

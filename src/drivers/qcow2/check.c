@@ -69,7 +69,7 @@ static int stored_get(struct walk *walk, uint64_t cluster, uint64_t *out)
 				return err;
 		}
 	}
-	*out = qcow2_ref_get(q, walk->block, cluster & ((1ull << bits) - 1));
+	*out = qcow2_ref_get(&q->layout, walk->block, cluster & ((1ull << bits) - 1));
 	return 0;
 }
 
@@ -466,7 +466,7 @@ static int write_count(struct walk *walk, uint64_t cluster)
 	if (err)
 		return err;
 	td_cache_dirty(q->cache, page, QCOW2_REFS);
-	qcow2_ref_set(q, page, bit % 8 >> order, count);
+	qcow2_ref_set(&q->layout, page, bit % 8 >> order, count);
 	return 0;
 }
 

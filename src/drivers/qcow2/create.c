@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Makes an empty image of version 3:
+ * Makes an empty image:
  *
  *     header | refcount table | refcount blocks | L1 | with places: L2 | clusters
  *
- * Refcounts have 16 bits. The refcount table has room for all that the disk can
- * need. A LUKS header lies behind all that. With the option metadata every cluster has
- * its place at once, with reserve its space too.
+ * The refcount table has room for all that the disk can need. A LUKS header lies behind
+ * all that. With the option metadata every cluster has its place at once, with reserve
+ * its space too.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -22,6 +22,10 @@
 #define CHUNK (64 * KiB)
 
 const struct td_option qcow2_create_options[] = {
+	{ "compat", TD_STRING, offsetof(struct qcow2_create_options, compat),
+	  "1.1 or v3: version 3; 0.10 or v2: version 2, which has none of what follows" },
+	{ "refcount_bits", TD_UINT, offsetof(struct qcow2_create_options, refcount_bits),
+	  "1 to 64, a power of 2: how many may share a cluster; 16" },
 	{ "extended_l2", TD_BOOL, offsetof(struct qcow2_create_options, extended_l2),
 	  "subclusters: a 32nd of a cluster" },
 	{ "compression_type", TD_STRING, offsetof(struct qcow2_create_options, compression),
@@ -88,9 +92,7 @@ static int plan_numbers(const struct td_create *make, struct plan *plan, struct 
 	if (layout->extended && cluster < 16 * KiB)
 		return td_fail(why, -EINVAL, "%s: a cluster with subclusters has 16K at least",
 			       make->path);
-	layout->version = 3;
 	layout->cluster_bits = 63 - __builtin_clzll(cluster);
-	layout->refcount_order = 4;
 	layout->size = size;
 	layout->l1_count = ((size - 1) >> qcow2_span_bits(layout)) + 1;
 	if (layout->l1_count * 8 > L1_MAX)
@@ -100,12 +102,39 @@ static int plan_numbers(const struct td_create *make, struct plan *plan, struct 
 	return 0;
 }
 
+static bool one_of(const char *text, const char *one, const char *other)
+{
+	return !strcmp(text, one) || !strcmp(text, other);
+}
+
+static int plan_version(const struct td_create *make, const struct qcow2_create_options *options,
+			struct qcow2_layout *layout, struct td_why *why)
+{
+	const char *compat = options->compat ? options->compat : "1.1";
+	uint64_t bits = options->refcount_bits ? options->refcount_bits : 16;
+
+	if (!one_of(compat, "0.10", "v2") && !one_of(compat, "1.1", "v3"))
+		return td_fail(why, -EINVAL, "%s: compat can be 0.10 (or v2) or 1.1 (or v3), not %s",
+			       make->path, compat);
+	if (!is_pow2(bits) || bits > 64)
+		return td_fail(why, -EINVAL, "%s: refcount_bits can be a power of 2 from 1 to 64, "
+			       "not %llu", make->path, (unsigned long long)bits);
+	layout->version = one_of(compat, "0.10", "v2") ? 2 : 3;
+	layout->refcount_order = __builtin_ctzll(bits);
+	if (layout->version == 2 &&
+	    (bits != 16 || layout->incompatible || layout->compatible || options->encryption))
+		return td_fail(why, -EINVAL, "%s: version 2 has no such image: leave out compat=%s, or "
+			       "the other options", make->path, compat);
+	return 0;
+}
+
 static int plan_options(const struct td_create *make, struct plan *plan, struct td_why *why)
 {
 	static const struct qcow2_create_options none;
 	const struct qcow2_create_options *options = make->options ? make->options : &none;
 	struct qcow2_layout *layout = &plan->layout;
 	const char *file = options->data_file, *type = options->compression;
+	int err;
 
 	layout->extended = options->extended_l2;
 	layout->external = file;
@@ -130,13 +159,14 @@ static int plan_options(const struct td_create *make, struct plan *plan, struct 
 			       (layout->zstd ? QCOW2_COMPRESSION : 0) |
 			       (layout->extended ? QCOW2_EXTENDED_L2 : 0);
 	plan->places = make->reserve || options->metadata || options->data_file_raw;
-	return qcow2_crypt_plan(make, options, layout, why);
+	err = plan_version(make, options, layout, why);
+	return err ? err : qcow2_crypt_plan(make, options, layout, why);
 }
 
 static void plan_places(struct plan *plan)
 {
 	struct qcow2_layout *layout = &plan->layout;
-	uint64_t cluster = qcow2_cluster(layout), per_block = cluster / 2;
+	uint64_t cluster = qcow2_cluster(layout), per_block = 1ull << qcow2_block_bits(layout);
 	uint64_t data = divide_up(layout->size, cluster), most;
 
 	plan->l1_clusters = divide_up(layout->l1_count * 8, cluster);
@@ -212,18 +242,23 @@ static int write_l2(struct td_file *file, const struct plan *plan)
 }
 
 /* A refcount of 1 for each of count clusters. */
-static int write_refcounts(struct td_file *file, uint64_t at, uint64_t count)
+static int write_refcounts(struct td_file *file, const struct qcow2_layout *layout, uint64_t at,
+			   uint64_t count)
 {
-	be16 *buf = malloc(CHUNK);
+	unsigned order = layout->refcount_order;
+	uint64_t most = CHUNK * 8 >> order;
+	char *buf = malloc(CHUNK);
 	int err = buf ? 0 : -ENOMEM;
 
-	for (uint64_t i = 0; buf && i < CHUNK / 2; i++)
-		buf[i] = to_be16(1);
+	for (uint64_t i = 0; buf && i < most; i++)
+		qcow2_ref_set(layout, buf, i, 1);
 	while (!err && count) {
-		uint64_t n = min_u64(count, CHUNK / 2);
+		uint64_t n = min_u64(count, most), bytes = divide_up(n << order, 8);
 
-		err = td_file_write(file, buf, n * 2, at);
-		at += n * 2;
+		for (uint64_t i = n; i < (bytes * 8) >> order; i++)
+			qcow2_ref_set(layout, buf, i, 0); /* the rest of a byte */
+		err = td_file_write(file, buf, bytes, at);
+		at += bytes;
 		count -= n;
 	}
 	free(buf);
@@ -256,7 +291,7 @@ static int write_head(struct td_file *file, const struct plan *plan)
 	const struct qcow2_layout *layout = &plan->layout;
 	struct qcow2_header head = {
 		.magic = to_be32(QCOW2_MAGIC),
-		.version = to_be32(3),
+		.version = to_be32(layout->version),
 		.cluster_bits = to_be32(layout->cluster_bits),
 		.size = to_be64(layout->size),
 		.encryption = to_be32(layout->encryption),
@@ -271,7 +306,8 @@ static int write_head(struct td_file *file, const struct plan *plan)
 		.length = to_be32(sizeof(head)),
 		.compression = layout->zstd,
 	};
-	size_t len = min_u64(4096, qcow2_cluster(layout)), pos = sizeof(head);
+	size_t known = layout->version == 2 ? QCOW2_HEAD_V2 : sizeof(head), pos = known;
+	size_t len = min_u64(4096, qcow2_cluster(layout));
 	size_t name = make->backing ? strlen(make->backing) : 0;
 	char *buf = calloc(1, 4096);
 	int err;
@@ -290,7 +326,7 @@ static int write_head(struct td_file *file, const struct plan *plan)
 		head.backing_at = to_be64(pos);
 		head.backing_len = to_be32(name);
 	}
-	memcpy(buf, &head, sizeof(head));
+	memcpy(buf, &head, known);
 	err = pos + name > len ? -ENAMETOOLONG : td_file_write(file, buf, len, 0);
 	free(buf);
 	return err;
@@ -307,7 +343,7 @@ static int fill(struct td_file *file, const void *plan_)
 	if (!err)
 		err = write_entries(file, layout->table_at, plan->blocks_at, cluster, plan->blocks);
 	if (!err)
-		err = write_refcounts(file, plan->blocks_at, plan->used);
+		err = write_refcounts(file, layout, plan->blocks_at, plan->used);
 	if (!err && plan->l2)
 		err = write_entries(file, layout->l1_at, plan->l2_at | QCOW2_COPIED, cluster,
 				    plan->l2);
@@ -385,7 +421,8 @@ int qcow2_measure(const struct td_create *make, struct td_measure *out, struct t
 		uint64_t data = plan.layout.external ? 0 : divide_up(plan.layout.size, cluster);
 		uint64_t most = plan.used + plan.layout.l1_count + data;
 
-		tables += plan.layout.l1_count + divide_up(most, cluster / 2) - plan.blocks;
+		tables += plan.layout.l1_count - plan.blocks +
+			  divide_up(most, 1ull << qcow2_block_bits(&plan.layout));
 	}
 	*out = (struct td_measure){ .tables = tables * cluster,
 				    .unit = plan.places || plan.layout.external ? 0 : cluster };

@@ -124,8 +124,8 @@ int qcow2_take(struct qcow2 *q, struct td_park *park, uint64_t *len, uint64_t *a
 int qcow2_ref_add(struct qcow2 *q, struct td_park *park, uint64_t at, int by, uint64_t *left);
 uint64_t qcow2_ref_max(const struct qcow2 *q);
 /* A refcount within its block's bytes; bit_at: of its first bit. */
-uint64_t qcow2_ref_get(const struct qcow2 *q, const void *block, uint64_t index);
-void qcow2_ref_set(const struct qcow2 *q, void *block, uint64_t index, uint64_t value);
+uint64_t qcow2_ref_get(const struct qcow2_layout *layout, const void *block, uint64_t index);
+void qcow2_ref_set(const struct qcow2_layout *layout, void *block, uint64_t index, uint64_t value);
 
 /* Blocking: the end of the last cluster that has a refcount. */
 int qcow2_refs_end(struct qcow2 *q, uint64_t *end);
@@ -163,7 +163,8 @@ int qcow2_crypt_make(const struct td_create *make, const struct qcow2_create_opt
 /* create.c */
 struct qcow2_create_options {
 	bool extended_l2, metadata, lazy_refcounts, data_file_raw;
-	char *data_file, *compression, *encryption, *iter_time;
+	uint64_t refcount_bits;
+	char *compat, *data_file, *compression, *encryption, *iter_time;
 };
 extern const struct td_option qcow2_create_options[];
 int qcow2_create(const struct td_create *make, struct td_why *why);

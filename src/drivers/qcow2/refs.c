@@ -13,9 +13,9 @@
 
 #define SKIPS_MAX 65536 /* clusters past the end that somebody has already */
 
-uint64_t qcow2_ref_get(const struct qcow2 *q, const void *block, uint64_t index)
+uint64_t qcow2_ref_get(const struct qcow2_layout *layout, const void *block, uint64_t index)
 {
-	unsigned order = q->layout.refcount_order;
+	unsigned order = layout->refcount_order;
 	const uint8_t *at = (const uint8_t *)block + (index << order) / 8;
 
 	switch (order) {
@@ -26,9 +26,9 @@ uint64_t qcow2_ref_get(const struct qcow2 *q, const void *block, uint64_t index)
 	return *at >> ((index << order) % 8) & ((1u << (1 << order)) - 1);
 }
 
-void qcow2_ref_set(const struct qcow2 *q, void *block, uint64_t index, uint64_t value)
+void qcow2_ref_set(const struct qcow2_layout *layout, void *block, uint64_t index, uint64_t value)
 {
-	unsigned order = q->layout.refcount_order, shift = (index << order) % 8;
+	unsigned order = layout->refcount_order, shift = (index << order) % 8;
 	uint8_t *at = (uint8_t *)block + (index << order) / 8;
 	unsigned mask = (1u << (1 << (order & 3))) - 1;
 
@@ -99,7 +99,7 @@ static int block_new(struct qcow2 *q, struct td_park *park, uint64_t at)
 		return err;
 	td_space_take(q->space, at, qcow2_cluster(&q->layout));
 	td_cache_dirty(q->cache, page, QCOW2_REFS);
-	qcow2_ref_set(q, page, in_block % 8 >> order, 1);
+	qcow2_ref_set(&q->layout, page, in_block % 8 >> order, 1);
 	td_cache_dirty(q->cache, entry, QCOW2_TABLE);
 	td_set64(entry, htobe64(at));
 	return 0;
@@ -111,12 +111,12 @@ static uint64_t take_free(struct qcow2 *q, const struct ref *ref, uint64_t count
 	uint64_t n = 0;
 
 	count = min_u64(count, ref->left);
-	while (n < count && !qcow2_ref_get(q, ref->page, ref->index + n))
+	while (n < count && !qcow2_ref_get(&q->layout, ref->page, ref->index + n))
 		n++;
 	if (n)
 		td_cache_dirty(q->cache, ref->page, QCOW2_REFS);
 	for (uint64_t i = 0; i < n; i++)
-		qcow2_ref_set(q, ref->page, ref->index + i, 1);
+		qcow2_ref_set(&q->layout, ref->page, ref->index + i, 1);
 	return n;
 }
 
@@ -200,7 +200,7 @@ int qcow2_ref_add(struct qcow2 *q, struct td_park *park, uint64_t at, int by, ui
 		err = ref_find(q, park, cluster, block, &ref);
 	if (err)
 		return err;
-	count = block ? qcow2_ref_get(q, ref.page, ref.index) : 0;
+	count = block ? qcow2_ref_get(&q->layout, ref.page, ref.index) : 0;
 	if (!count)
 		return qcow2_corrupt(q, "the refcount of a cluster in use, at", at, 0);
 	if (by > 0 && count == qcow2_ref_max(q))
@@ -209,7 +209,7 @@ int qcow2_ref_add(struct qcow2 *q, struct td_park *park, uint64_t at, int by, ui
 	if (!by)
 		return 0;
 	td_cache_dirty(q->cache, ref.page, QCOW2_REFS);
-	qcow2_ref_set(q, ref.page, ref.index, *left);
+	qcow2_ref_set(&q->layout, ref.page, ref.index, *left);
 	return 0;
 }
 
@@ -252,7 +252,7 @@ int qcow2_refs_end(struct qcow2 *q, uint64_t *end)
 		else if (at)
 			err = td_cache_read(q->cache, block, cluster, at);
 		for (uint64_t i = n; at && !err && i && *end == cluster; i--)
-			if (qcow2_ref_get(q, block, i - 1))
+			if (qcow2_ref_get(&q->layout, block, i - 1))
 				*end = ((index - 1) * n + i) << q->layout.cluster_bits;
 	}
 	free(block);

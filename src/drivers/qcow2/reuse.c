@@ -26,14 +26,14 @@ static int look(struct qcow2 *q, struct qcow2_job *job, uint64_t *room)
 		return 0;
 	}
 	for (; n && *room; n--, job->pos++) {
-		if (qcow2_ref_get(q, page, qcow2_ref_index(q, job->pos))) {
+		if (qcow2_ref_get(&q->layout, page, qcow2_ref_index(q, job->pos))) {
 			if (run)
 				td_map_drop(q->map, (job->pos - run) << bits, run << bits);
 			run = 0;
 			continue;
 		}
 		td_cache_dirty(q->cache, page, QCOW2_REFS);
-		qcow2_ref_set(q, page, qcow2_ref_index(q, job->pos), 1);
+		qcow2_ref_set(&q->layout, page, qcow2_ref_index(q, job->pos), 1);
 		run++;
 		--*room;
 	}

@@ -92,7 +92,7 @@ static int longer_block_page(struct qcow2 *q, struct qcow2_job *job, uint64_t *n
 	*n = min_u64(per_page - in_page, job->blocks + job->clusters - job->pos);
 	td_cache_dirty(q->cache, page, QCOW2_REFS);
 	for (uint64_t i = 0; i < *n; i++)
-		qcow2_ref_set(q, page, in_page + i, 1);
+		qcow2_ref_set(&q->layout, page, in_page + i, 1);
 	return 0;
 }
 

@@ -3,6 +3,7 @@
  * create: an empty image, alone or over another.
  */
 #include <stdio.h>
+#include <string.h>
 
 #include "tools/img/img.h"
 #include "tools/progress.h"
@@ -16,7 +17,8 @@ struct options {
 static const struct td_arg rows[] = {
 	IMG_FORMAT(struct options),
 	{ "options", 'o', "KEY=VALUE,...", offsetof(struct options, more),
-	  "how: size, cluster_size, preallocation=off|metadata|falloc|full, and the format's own" },
+	  "how: size, cluster_size, preallocation=off|metadata|falloc|full, and the format's own;\n"
+	  "help: lists them" },
 	{ "backing", 'b', "IMAGE", offsetof(struct options, backing),
 	  "make an overlay over IMAGE" },
 	{ "backing-format", 'F', "FORMAT", offsetof(struct options, backing_format),
@@ -48,8 +50,15 @@ static int create_run(struct tool_run *run, void *arg, char **words, int count)
 	const struct options *options = arg;
 	struct make make = { .force = options->force };
 	uint64_t size = 0;
-	int code = make_plan(run, options->img.format, "-f", words[0], options->more, &make);
+	int code;
 
+	if (options->more && !strcmp(options->more, "help"))
+		return make_help(run, options->img.format, "-f", count ? words[0] : "IMAGE");
+	if (!count) {
+		tool_say(run->tool, "which image?");
+		return TOOL_FAILED;
+	}
+	code = make_plan(run, options->img.format, "-f", words[0], options->more, &make);
 	if (!code && words[1])
 		code = tool_size(run->tool, words[1], 1, &size);
 	if (!code && size)
@@ -81,7 +90,7 @@ const struct img_command img_create = {
 			 "SIZE is in bytes, or has a suffix: 64K, 10G, 2T. An overlay has the size of\n"
 			 "the image below it unless another is given.",
 		.rows = rows,
-		.min_words = 1,
+		.min_words = 0, /* for -o help */
 		.max_words = 2,
 		.usage_code = 1,
 	},
