@@ -58,6 +58,23 @@ overlay-takes-the-size-of-its-backing-file() {
 	grep -q 'a.qcow: taken as raw, .* it looks like qcow$' out.txt || fail "no warning"
 	same folder,with\\odd.qcow base
 	refuses 'cannot be reserved' "$QCOW_CREATE" -r 0 b.qcow base
+	refuses 'b.qcow: a disk of .* over one of' "$TAP_IMG" create -f qcow -b base -F raw b.qcow 50M
+	[ ! -e b.qcow ] || fail "it was made all the same"
+}
+
+# Gaps between tables and clusters are no place for a cluster.
+gaps-are-no-leaks() {
+	content
+	local cluster
+	for cluster in 512 4K 64K; do
+		must "$TAP_IMG" create -q -f qcow --force -o cluster_size=$cluster a.qcow 9M
+		must "$TAP_IMG" check -q -f qcow a.qcow
+		must "$TAP_IMG" convert -q --force -f raw -O qcow -o cluster_size=$cluster raw a.qcow
+		must "$TAP_IMG" check -q -f qcow a.qcow
+	done
+	truncate -s +192K a.qcow # three clusters, of which nobody knows
+	"$TAP_IMG" check -q -f qcow a.qcow >out.txt 2>&1
+	[ $? = 3 ] || fail "a lost cluster is no leak: $(cat out.txt)"
 }
 
 reserve-takes-all-space() {

@@ -156,19 +156,31 @@ static int check_tables(struct walk *walk, be64 *buf)
 	return err;
 }
 
+static bool is_lost(const struct walk *walk, uint64_t block)
+{
+	return !bit_test(walk->owned, block) && !bit_test(walk->packed, block);
+}
+
+/* What is lost is a place for a cluster. The gaps before those, and between a small table
+ * and the next cluster, are none. */
 static void count_leaks(struct walk *walk)
 {
-	uint64_t blocks = walk->size >> walk->block_bits, lost = 0;
-	unsigned shift = walk->qcow->layout.cluster_bits - walk->block_bits;
+	const struct qcow_layout *layout = &walk->qcow->layout;
+	uint64_t blocks = walk->size >> walk->block_bits;
+	uint64_t per_cluster = qcow_cluster(layout) >> walk->block_bits;
+	uint64_t at = round_up(layout->l1_at + layout->l1_count * 8,
+			       max_u64(qcow_cluster(layout), 4096)) >> walk->block_bits;
 
 	if (td_file_is_device(walk->qcow->file)) /* goes on behind the image */
-		while (blocks && !bit_test(walk->owned, blocks - 1) &&
-		       !bit_test(walk->packed, blocks - 1))
+		while (blocks && is_lost(walk, blocks - 1))
 			blocks--;
-	for (uint64_t i = 0; i < blocks; i++)
-		if (!bit_test(walk->owned, i) && !bit_test(walk->packed, i))
-			lost++;
-	walk->check->leaks = lost >> shift;
+	for (; at + per_cluster <= blocks; at += per_cluster) {
+		uint64_t n = 0;
+
+		while (n < per_cluster && is_lost(walk, at + n))
+			n++;
+		walk->check->leaks += n == per_cluster;
+	}
 }
 
 int qcow_check(struct td_image *img, struct td_check *check, struct td_why *why)

@@ -71,6 +71,10 @@ static int plan_layout(const struct td_create *make, struct qcow_layout *out,
 	if (!size || size % 512 || size > INT64_MAX)
 		return td_fail(why, -EINVAL, "%s: a disk of %llu bytes is not a multiple of 512 "
 			       "above 0", make->path, (unsigned long long)size);
+	if (make->backing && make->backing_size && size != make->backing_size)
+		return td_fail(why, -EINVAL, "%s: a disk of %llu bytes over one of %llu: in qcow both "
+			       "have one size (qcow2 has no such rule)", make->path,
+			       (unsigned long long)size, (unsigned long long)make->backing_size);
 	if (!is_pow2(cluster) || cluster < 512 || cluster > 64 * KiB)
 		return td_fail(why, -EINVAL, "%s: a cluster size of %llu is not a power of 2 from "
 			       "512 to 65536", make->path, (unsigned long long)cluster);
@@ -195,14 +199,16 @@ int qcow_measure(const struct td_create *make, struct td_measure *out, struct td
 {
 	struct qcow_layout layout = { 0 };
 	int err = plan_layout(make, &layout, why);
+	uint64_t cluster, run;
 
 	if (err)
 		return err;
+	cluster = qcow_cluster(&layout);
+	run = min_u64(qcow_run(&layout, qcow_page(&layout)), round_up(layout.size, cluster));
 	*out = (struct td_measure){
 		.tables = round_up(layout.l1_at + layout.l1_count * 8, 4096) +
 			  layout.l1_count * qcow_l2_bytes(&layout),
-		.unit = make->backing || layout.encrypted ? qcow_cluster(&layout) :
-							    qcow_run(&layout, qcow_page(&layout)),
+		.unit = make->backing || layout.encrypted ? cluster : run,
 	};
 	return 0;
 }
