@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""huge.py IMAGE BYTES: a qcow2 image with clusters of 64 KiB of which each is mapped,
-and none has been written: tables only, the data are holes of the file. 1 TiB takes
-160 MiB of disk."""
+"""huge.py IMAGE BYTES: a qcow2 image with clusters of 64 KiB of which each is mapped. The
+tables are those of a disk of that size; the clusters they name are of the first GiB, again
+and again, so that a read reads the device, and 1 TiB takes 1.2 GiB. To be read only: no
+refcount tells how often a cluster is shown."""
+import os
 import struct
 import sys
 
 CLUSTER = 65536
 COPIED = 1 << 63
+DATA = (1 << 30) // CLUSTER # clusters at the most
 
 
 def make(path, size):
@@ -15,7 +18,8 @@ def make(path, size):
     l2_tables = -(-clusters // (CLUSTER // 8))
     l1_clusters = -(-l2_tables * 8 // CLUSTER)
     # header | L1 | refcount table | blocks | L2 tables | data
-    fixed = 1 + l1_clusters + l2_tables + clusters
+    data = min(clusters, DATA)
+    fixed = 1 + l1_clusters + l2_tables + data
     blocks = table = 0
     while True:
         total = fixed + blocks + table
@@ -42,11 +46,13 @@ def make(path, size):
             f.write(full[:2 * min(CLUSTER // 2, total - i * (CLUSTER // 2))])
         for i in range(l2_tables):
             f.seek(l2_at + i * CLUSTER)
-            first = data_at + i * (CLUSTER // 8) * CLUSTER
-            count = min(CLUSTER // 8, clusters - i * (CLUSTER // 8))
-            f.write(struct.pack(">%dQ" % count, *range(
-                COPIED | first, (COPIED | first) + count * CLUSTER, CLUSTER)))
-        f.truncate(data_at + clusters * CLUSTER)
+            first = i * (CLUSTER // 8)
+            count = min(CLUSTER // 8, clusters - first)
+            f.write(struct.pack(">%dQ" % count, *(
+                COPIED | data_at + (first + k) % data * CLUSTER for k in range(count))))
+        for i in range(data):
+            f.seek(data_at + i * CLUSTER)
+            f.write(os.urandom(CLUSTER))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,8 @@ static int parent_fits(struct vhdx *vhdx, const uint8_t *locator, size_t len, st
 	guid = &parent->header[parent->current].data_write;
 	if (!same_linkage(linkage, guid) && !same_linkage(second, guid))
 		return td_fail(why, -EINVAL, "%s: its parent %s is not as it was when the image was made "
-			       "over it: it has been written to, or is another",
+			       "over it: it has been written to, or is another (tap-img rebase -u if "
+			       "its content is right)",
 			       td_file_path(vhdx->file), vhdx->parent);
 	if (parent->sector_bits != vhdx->layout.sector_bits)
 		return td_fail(why, -EINVAL, "%s: its parent %s has sectors of another size",
