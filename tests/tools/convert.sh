@@ -24,8 +24,9 @@ each-to-each() {
 	equal qcow2 flat raw
 	must "$img" info --json flat
 	is '"backing-filename" in d' False
-	must "$img" convert -p -m 1 -f qcow2 -O raw flat one
+	must "$img" convert -p -m 1 -t none -T directsync -f qcow2 -O raw flat one
 	cmp one raw || fail "with one chunk at a time"
+	refuses '^tap-img convert: -T: none, ' "$img" convert -T fast -f qcow2 -O raw flat two
 	no-parts
 }
 

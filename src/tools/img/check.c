@@ -21,6 +21,7 @@ static const struct td_arg rows[] = {
 	{ "repair", 'r', "leaks|all", offsetof(struct options, repair),
 	  "free what is leaked; all: put right what is corrupt too" },
 	IMG_QUIET(struct options),
+	IMG_SOURCE_CACHE(struct options),
 	IMG_COMMON(struct options),
 };
 

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/guard.h"
+#include "base/num.h"
 #include "tools/img/img.h"
 
 const struct img_command *const img_commands[] = {
@@ -25,8 +26,25 @@ const struct img_command *img_command_find(const char *name)
 	return NULL;
 }
 
-static int output(struct img_options *options, const struct tool *tool)
+static bool is_cache_mode(const char *word)
 {
+	static const char *const modes[] = {
+		"none", "directsync", "writethrough", "writeback", "unsafe",
+	};
+
+	for (unsigned i = 0; word && i < ARRAY_SIZE(modes); i++)
+		if (!strcmp(word, modes[i]))
+			return true;
+	return !word;
+}
+
+static int common_words(struct img_options *options, const struct tool *tool)
+{
+	if (!is_cache_mode(options->cache) || !is_cache_mode(options->source_cache)) {
+		tool_say(tool, "%s: none, directsync, writethrough, writeback or unsafe",
+			 is_cache_mode(options->cache) ? "-T" : "-t");
+		return tool->usage_code;
+	}
 	if (!options->output || !strcmp(options->output, "human"))
 		return TOOL_OK;
 	if (strcmp(options->output, "json")) {
@@ -47,7 +65,7 @@ int img_command_run(const struct img_command *command, char **argv,
 	if (!options)
 		return TOOL_FAILED;
 	count = tool_begin(&command->tool, options, argv);
-	code = output(options, &command->tool);
+	code = common_words(options, &command->tool);
 	if (code)
 		return code;
 	code = tool_start(&command->tool, options->plugins, &run);

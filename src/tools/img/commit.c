@@ -32,6 +32,7 @@ static const struct td_arg rows[] = {
 	{ "keep", 'd', NULL, offsetof(struct options, keep), "taken: IMAGE is always kept" },
 	IMG_PROGRESS(struct options),
 	IMG_QUIET(struct options),
+	IMG_CACHE(struct options),
 	IMG_COMMON(struct options),
 };
 

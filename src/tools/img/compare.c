@@ -38,6 +38,7 @@ static const struct td_arg rows[] = {
 	{ "strict", 's', NULL, offsetof(struct options, strict), "sizes must be the same too" },
 	IMG_PROGRESS(struct options),
 	IMG_QUIET(struct options),
+	IMG_SOURCE_CACHE(struct options),
 	IMG_COMMON(struct options),
 };
 

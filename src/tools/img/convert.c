@@ -34,6 +34,8 @@ static const struct td_arg rows[] = {
 	  "chunks of 1 MiB under way at a time, 1 to 256; default 16" },
 	{ "out-of-order", 'W', NULL, offsetof(struct options, anyhow),
 	  "taken, and always so" },
+	IMG_CACHE(struct options),
+	IMG_SOURCE_CACHE(struct options),
 	{ "force", 0, NULL, offsetof(struct options, force),
 	  "replace TARGET if it is there" },
 	IMG_PROGRESS(struct options),

@@ -12,7 +12,7 @@
 /* All begin so: what every command has. */
 struct img_options {
 	struct td_args_common common;
-	const char *format, *output, *plugins;
+	const char *format, *output, *plugins, *cache, *source_cache;
 	bool json, quiet, progress;
 };
 /* Rows that more than one command has. */
@@ -22,6 +22,13 @@ struct img_options {
 	{ "quiet", 'q', NULL, offsetof(type, img.quiet), "tell of errors only" }
 #define IMG_PROGRESS(type) \
 	{ "progress", 'p', NULL, offsetof(type, img.progress), "show how far it is" }
+/* Taken from those who are used to it, and checked: there is one way. */
+#define IMG_CACHE(type) \
+	{ "cache", 't', "MODE", offsetof(type, img.cache), \
+	  "taken: always past the page cache, and flushed at the end" }
+#define IMG_SOURCE_CACHE(type) \
+	{ "source-cache", 'T', "MODE", offsetof(type, img.source_cache), \
+	  "taken: what is read is always read past the page cache" }
 #define IMG_COMMON(type) \
 	{ "json", 0, NULL, offsetof(type, img.json), "answer in JSON" }, \
 	{ "output", 0, "json|human", offsetof(type, img.output), "the same, in other words" }, \

@@ -31,6 +31,8 @@ static const struct td_arg rows[] = {
 	  "only change the name: what IMAGE does not hold is taken from the new one" },
 	IMG_PROGRESS(struct options),
 	IMG_QUIET(struct options),
+	IMG_CACHE(struct options),
+	IMG_SOURCE_CACHE(struct options),
 	IMG_COMMON(struct options),
 };
 
