@@ -37,7 +37,7 @@ most_unwritten() {
 write_much() {
 	cat <<-END
 		set -e
-		$(when_there -b /dev/xvda)
+		$(when "-b /dev/xvda")
 		head -c 16777216 /dev/urandom >/run/block
 		for ((at = 0; at < $1; at += 16)); do
 			dd if=/run/block of=/dev/xvda bs=1M seek=\$((at % 512)) oflag=direct 2>/dev/null
@@ -164,8 +164,8 @@ front_end() {
 	{
 		cat <<-END
 			set -e
-			$(when_there -b /dev/xvdb)
-			$(when_there -b /dev/xvdc)
+			$(when "-b /dev/xvdb")
+			$(when "-b /dev/xvdc")
 			for disk in xvdb:$segments xvdc:11; do
 				is=\$(cat /sys/block/\${disk%:*}/queue/max_segments)
 				[ "\$is" = "\${disk#*:}" ] || { echo "$options: \$disk, not \$is"; exit 1; }

@@ -26,10 +26,10 @@ two_guests_get_a_network() {
 two_guests_attach_one_ram_disk() {
 	xl block-attach one "$(ram_disk ,size=128M)"
 	xl block-attach two "$(ram_disk '')"
-	guest exec one <<<"$(when_there -b /dev/xvdf)"'
+	guest exec one <<<"$(when "-b /dev/xvdf")"'
 		head -c 65536 /dev/urandom >/run/block
 		dd if=/run/block of=/dev/xvdf bs=64k seek=100 oflag=direct status=none'
-	[[ $(guest exec one <<<'md5sum </run/block') = $(guest exec two <<<"$(when_there -b /dev/xvdf)"'
+	[[ $(guest exec one <<<'md5sum </run/block') = $(guest exec two <<<"$(when "-b /dev/xvdf")"'
 		dd if=/dev/xvdf bs=64k skip=100 count=1 iflag=direct status=none | md5sum') ]]
 	[[ $(tap-ctl ram-list | grep -c '^shared ') = 1 ]]
 }
@@ -39,7 +39,7 @@ guest_address() {
 	cat <<-END
 		set -e
 		modprobe xen-netfront
-		$(when_there -e /sys/class/net/eth0)
+		$(when "-e /sys/class/net/eth0")
 		ip addr add 10.7.0.$1/24 dev eth0
 		ip link set eth0 up
 	END

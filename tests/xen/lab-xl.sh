@@ -9,7 +9,7 @@
 # each time: a number in a file would not be there while it is written anew)
 load() {
 	cat <<-END
-		$(when_there -b /dev/$1) || exit
+		$(when "-b /dev/$1") || exit
 		rm -f /run/stop /run/failed /run/rounds
 		(i=0; while [ ! -e /run/stop ]; do
 			dd if=/dev/urandom of=/run/block bs=64k count=1 2>/dev/null
@@ -19,7 +19,7 @@ load() {
 				cmp /run/block /run/again >/dev/null 2>&1 || { echo "\$i" >/run/failed; break; }
 			i=\$((i + 1)); echo >>/run/rounds
 		done) </dev/null >/dev/null 2>&1 &
-		$(when_there -e /run/rounds)
+		$(when "-e /run/rounds")
 	END
 }
 
@@ -46,7 +46,7 @@ ports_are_counted() { ports >/run/ports; }
 no_port_is_left() {
 	local before
 	before=$(cat /run/ports)
-	for ((i = 0; i < 50; i++)); do
+	for ((i = 0; i < 150; i++)); do
 		[[ $(ports) -gt $before ]] || return 0
 		sleep 0.2
 	done
