@@ -23,7 +23,7 @@
  *    submit() sees a request. A driver may assert it.
  *  - All functions below are called on the thread of the request's queue. A
  *    driver meets one thread, the home queue's, unless it says that it can
- *    serve several at once (TD_CAN_ANY_QUEUE).
+ *    serve several at once (TD_CAN_ANY_QUEUE, submit_away).
  *  - Functions returning int return 0 or -errno; results leave through the
  *    last pointer and only on success.
  * Offsets and lengths are bytes throughout.
@@ -66,6 +66,11 @@ int td_fail(struct td_why *why, int err, const char *fmt, ...)
  */
 void td_say(struct td_image *img, int level, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
+
+/* ---- queues ------------------------------------------------------------ */
+
+unsigned td_queue_index(const struct td_queue *queue); /* 0: the home queue */
+unsigned td_queue_count(const struct td_queue *queue); /* of its disk */
 
 /* ---- requests ---------------------------------------------------------- */
 
@@ -173,6 +178,9 @@ void td_io_step(struct td_req *req, struct td_file *file, uint64_t at, td_step *
  * image. Who asks while others wait in td_wait() gets none, and waits behind them.
  */
 struct td_req *td_child(struct td_req *parent);
+
+/* In submit(): it was sent home from another queue. */
+bool td_req_was_sent(const struct td_req *req);
 
 /* Aims kid at bytes [pos, pos + len) of its parent's data: same op and flags,
  * kid->offset = parent->offset + pos. */
@@ -556,6 +564,13 @@ struct td_driver {
 	 * once: then submit() is not asked. Called where submit() would be, and only of an
 	 * image that lies below another: what it says once is remembered. */
 	bool (*is_hole)(struct td_image *img, uint64_t offset, uint64_t len);
+
+	/* For a driver that lives at home: a READ or WRITE without flags that comes from
+	 * another queue, on that queue's thread, at the same time as all else. True: it has
+	 * taken the request as submit() does, but makes no children of it. False: it has
+	 * done nothing; the request will be sent to submit(). */
+	bool (*submit_away)(struct td_queue *queue, struct td_image *img,
+			    struct td_req *req);
 };
 
 /* A plug-in is NAME.so in the plug-in folder with one such line:

@@ -15,7 +15,7 @@
  * A format then says what lies at an offset, and changes entries. docs/formats.md
  * tells the whole; the order in which things reach the disk above all.
  *
- * Everything is called on the image's home queue. A function that may have to wait
+ * Everything but td_map_submit_away() is called on the image's home queue. A function that may have to wait
  * takes a park and returns TD_PARKED: then park->go() is called later, and does the
  * same again from its beginning. So what may wait comes before what changes
  * anything.
@@ -269,6 +269,7 @@ struct td_map_config {
 	uint64_t start, end;     /* bytes of the disk that it maps; 0, 0: all */
 	struct td_crypt *crypt;  /* data are encrypted; NULL: not. The driver's */
 	bool crypt_by_disk;      /* sectors are numbered as on the disk; else as in the file */
+	bool notes_writes;       /* the driver is to see every write, and on the home queue */
 };
 
 #define TD_MAP_REQ_SIZE 256 /* a driver's req_size */
@@ -285,6 +286,9 @@ void td_map_free(struct td_map *map);
 void td_map_append(struct td_map *map, struct td_map *next);
 /* The driver's submit: every operation. */
 void td_map_submit(struct td_map *map, struct td_req *req);
+/* The driver's submit_away: where the home queue has found data, or that there are none,
+ * and nothing has changed since. */
+bool td_map_submit_away(struct td_map *map, struct td_req *req);
 /* The driver's is_hole. */
 bool td_map_is_hole(struct td_map *map, uint64_t offset, uint64_t len);
 /*

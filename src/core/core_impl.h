@@ -170,6 +170,8 @@ unsigned iov_cut(struct iovec *out, unsigned max, const struct iovec *iov, uint6
 
 /* request.c */
 void image_submit(struct td_image *img, struct td_req *req);
+/* On a queue where the image does not live. False: the request has to be sent home. */
+bool image_submit_away(struct td_image *img, struct td_req *req);
 
 /* submit.c: a request without a parent has given back its last share. */
 void root_ended(struct td_slot *slot);

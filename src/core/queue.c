@@ -131,6 +131,16 @@ struct td_loop *td_queue_loop(const struct td_queue *queue)
 	return queue->loop;
 }
 
+unsigned td_queue_index(const struct td_queue *queue)
+{
+	return queue->index;
+}
+
+unsigned td_queue_count(const struct td_queue *queue)
+{
+	return queue->disk->queue_count;
+}
+
 unsigned td_disk_queues(const struct td_disk *disk)
 {
 	return disk->queue_count;

@@ -31,6 +31,23 @@ void image_submit(struct td_image *img, struct td_req *req)
 	img->driver->submit(req->queue, img, req);
 }
 
+bool image_submit_away(struct td_image *img, struct td_req *req)
+{
+	if (!img->driver->submit_away || req->flags ||
+	    (req->op != TD_READ && req->op != TD_WRITE))
+		return false;
+	req->image = img;
+	memset(td_scratch(img, req), 0, img->driver->req_size);
+	return img->driver->submit_away(req->queue, img, req);
+}
+
+bool td_req_was_sent(const struct td_req *req)
+{
+	const struct td_slot *slot = slot_of(req);
+
+	return slot->from || (slot->pool && slot->pool->queue != req->queue);
+}
+
 static void came_home(struct td_post *post)
 {
 	struct td_slot *slot = container_of(post, struct td_slot, post);
@@ -47,6 +64,8 @@ static void submit_below(struct td_image *img, struct td_req *req)
 		image_submit(img, req);
 		return;
 	}
+	if (image_submit_away(img, req))
+		return;
 	req->image = img;
 	slot->from = req->queue;
 	slot->post.run = came_home;

@@ -177,11 +177,11 @@ void root_submit(struct td_req *req)
 	} else if (req->op == TD_EXTENTS && !(img->can & TD_CAN_EXTENTS)) {
 		req->extent = (struct td_extent){ .len = req->len };
 		root_finish(slot);
-	} else if (lives_elsewhere(img, req)) {
+	} else if (!lives_elsewhere(img, req)) {
+		root_start(slot);
+	} else if (!image_submit_away(img, req)) {
 		slot->post.run = root_came_home;
 		td_loop_post(disk->loop, &slot->post);
-	} else {
-		root_start(slot);
 	}
 }
 

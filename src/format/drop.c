@@ -16,6 +16,8 @@
 #include "base/rule.h"
 #include "format/map.h"
 
+#define LOOK_MS 1
+
 static void release(struct td_park *park, int err);
 static void round_start(struct td_map *map);
 
@@ -122,10 +124,24 @@ static void became_durable(struct td_park *park, int err)
 
 void drops_drained(struct td_map *map)
 {
-	if (!map->drops.running || map->drops.is_drained)
+	struct map_drops *drops = &map->drops;
+
+	if (!drops->running || drops->is_drained)
 		return;
-	map->drops.is_drained = true;
-	go_on(&map->drops);
+	drops->is_drained = known_drained(map);
+	if (drops->is_drained)
+		go_on(drops);
+	else
+		td_alarm_set(drops->look, LOOK_MS);
+}
+
+/* Nobody tells us when the I/O of other queues ends. */
+static void look(void *arg)
+{
+	struct td_map *map = arg;
+
+	if (!map->busy[!map->side])
+		drops_drained(map);
 }
 
 static void round_start(struct td_map *map)
@@ -141,8 +157,11 @@ static void round_start(struct td_map *map)
 	drops->next = swap;
 	drops->nexts = 0;
 	drops->is_durable = false;
+	drops->is_drained = false;
 	map->side = !map->side;
-	drops->is_drained = !map->busy[!map->side];
+	known_turn(map);
+	if (!map->busy[!map->side])
+		drops_drained(map);
 	if (td_rule("format-drops-after-entries"))
 		td_cache_after(map->config.cache, &drops->durable);
 	else
@@ -213,7 +232,8 @@ int drops_open(struct td_map *map)
 	drops->next = calloc(MAP_DROPS, sizeof(*drops->next));
 	drops->now = calloc(MAP_DROPS, sizeof(*drops->now));
 	drops->punch = td_req_new(map->img->queue, map->img);
-	return drops->next && drops->now && drops->punch ? 0 : -ENOMEM;
+	drops->look = td_alarm_new(map->img->queue, look, map);
+	return drops->next && drops->now && drops->punch && drops->look ? 0 : -ENOMEM;
 }
 
 static void release_now(struct td_map *map, const struct map_run *run, uint64_t pos)
@@ -245,6 +265,7 @@ void drops_close(struct td_map *map)
 	}
 	td_undefer(map->img->queue, &drops->defer);
 	td_req_free(drops->punch);
+	td_alarm_free(drops->look);
 	free(drops->next);
 	free(drops->now);
 }

@@ -88,8 +88,10 @@ static void map_it(struct td_park *park, int err)
 		err = drops_room(grow->map, park);
 	if (!err)
 		err = ops->ready(img, park, grow->from, &len);
-	if (!err)
+	if (!err) {
+		known_forget(grow->map, grow->from, grow->size);
 		err = ops->set(img, grow->from, grow->size, grow->at);
+	}
 	if (err != TD_PARKED)
 		over(grow, err);
 }
@@ -234,7 +236,10 @@ static int grow_at_once(struct piece *piece, const struct td_spot *spot, uint64_
 	int err = take_place(piece, spot, from, &size, &at);
 
 	*done = 0;
-	return err ? err : map->config.ops->set(map->img, from, size, at);
+	if (err)
+		return err;
+	known_forget(map, from, size);
+	return map->config.ops->set(map->img, from, size, at);
 }
 
 /* The grains for what is at offset: one in part, or whole ones. */

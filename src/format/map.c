@@ -111,12 +111,14 @@ void td_map_submit(struct td_map *map, struct td_req *req)
 {
 	switch (req->op) {
 	case TD_READ:
+		known_note(map, req);
 		map_read(map, req);
 		break;
 	case TD_EXTENTS:
 		map_extents(map, req);
 		break;
 	case TD_WRITE:
+		known_note(map, req);
 		if (req->flags & TD_COMPRESS && map_pack(map, req))
 			break;
 		req->flags &= ~TD_COMPRESS;
@@ -146,7 +148,7 @@ int td_map_new(struct td_image *img, const struct td_map_config *config, struct 
 	list_init(&map->grows);
 	list_init(&map->units.free);
 	list_init(&map->chunks.free);
-	if (buffers_open(map) || drops_open(map)) {
+	if (buffers_open(map) || drops_open(map) || known_open(map)) {
 		td_map_free(map);
 		return td_fail(why, -ENOMEM, "%s: no memory", img->target);
 	}
@@ -164,6 +166,7 @@ void td_map_free(struct td_map *map)
 	if (!map)
 		return;
 	drops_close(map);
+	known_close(map);
 	buffers_close(map);
 	free(map);
 }

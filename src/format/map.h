@@ -9,6 +9,7 @@
  *   pack.c   units to be compressed
  *   sealed.c data that are encrypted
  *   drop.c   units of the file that nobody shows any more
+ *   known.c  what queues other than home serve
  */
 #ifndef FORMAT_MAP_H
 #define FORMAT_MAP_H
@@ -84,6 +85,7 @@ struct map_drops {
 	struct map_run gone;     /* a run that has no owner, to be punched */
 	struct td_req *punch;
 	struct td_parks waiting; /* for room in next */
+	struct td_alarm *look;   /* whether the I/O of other queues has ended */
 };
 
 struct td_map {
@@ -101,6 +103,7 @@ struct td_map {
 	uint64_t busy[2];
 	uint8_t side;
 	struct map_drops drops;
+	struct map_known *known; /* NULL: there is no other queue */
 };
 
 static inline struct piece *piece_of(struct td_map *map, struct td_req *req)
@@ -184,5 +187,22 @@ void drops_close(struct td_map *map);
 /* Before something is dropped. 0 or TD_PARKED. */
 int drops_room(struct td_map *map, struct td_park *park);
 void drops_drained(struct td_map *map);
+
+/* known.c. At home: where the request lies; that of [offset, ...) nothing is known, before
+ * an entry there changes; the epoch has turned; nobody is left on its other side. */
+int known_open(struct td_map *map);
+void known_close(struct td_map *map);
+void known_learn(struct td_map *map, const struct td_req *req);
+void known_forget(struct td_map *map, uint64_t offset, uint64_t len);
+void known_turn(struct td_map *map);
+bool known_drained(const struct td_map *map);
+
+/* A request has come in at home. */
+static inline void known_note(struct td_map *map, const struct td_req *req)
+{
+	map = map_at(map, req->offset);
+	if (__builtin_expect(map->known != NULL, 0) && td_req_was_sent(req))
+		known_learn(map, req);
+}
 
 #endif

@@ -40,8 +40,10 @@ static void map_it(struct td_park *park, int err)
 		err = drops_room(map, park);
 	if (!err)
 		err = ops->ready(map->img, park, piece->from, &len);
-	if (!err)
+	if (!err) {
+		known_forget(map, piece->from, len);
 		err = ops->set_packed(map->img, piece->from, piece->at, piece->size);
+	}
 	if (err != TD_PARKED)
 		over(piece, err);
 }

@@ -72,8 +72,10 @@ static int clear(struct piece *piece, uint64_t offset, uint64_t len, uint64_t le
 		err = drops_room(map, &piece->park);
 	if (!err)
 		err = ops->ready(map->img, &piece->park, offset, &len);
-	if (!err)
+	if (!err) {
+		known_forget(map, offset, len);
 		err = ops->clear(map->img, offset, len, zero);
+	}
 	*done = min_u64(len, left);
 	return err;
 }

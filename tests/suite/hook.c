@@ -62,6 +62,7 @@ static int hook_begin(struct td_file_hook *base, const struct td_file_op_seen *o
 
 	pthread_mutex_lock(&hook->lock);
 	hook->count++;
+	hook->at_home += pthread_equal(pthread_self(), hook->home) != 0;
 	hook->clock++;
 	if (op->event != TD_EV_READ && op->event != TD_EV_SYNC)
 		hook->changes++;
@@ -107,10 +108,26 @@ static uint64_t release_turn(struct hook *hook)
 	return hook->turn + wait;
 }
 
+static bool keeps(struct hook *hook, struct td_fileop *op, bool ended)
+{
+	bool keep;
+
+	pthread_mutex_lock(&hook->lock);
+	keep = hook->keep && op->op == TD_READ && !ended;
+	if (keep) {
+		hook->keep = false;
+		hook->kept = op;
+	}
+	pthread_mutex_unlock(&hook->lock);
+	return keep;
+}
+
 static bool hook_hold(struct td_file_hook *base, struct td_fileop *op, bool ended)
 {
 	struct hook *hook = hook_of(base);
 
+	if (keeps(hook, op, ended))
+		return true;
 	if (!hook->shuffle)
 		return false;
 	pthread_mutex_lock(&hook->lock);
@@ -138,6 +155,29 @@ void hook_free(struct hook *hook)
 {
 	assert(list_empty(&hook->held));
 	pthread_mutex_destroy(&hook->lock);
+}
+
+void hook_keep_next(struct hook *hook)
+{
+	pthread_mutex_lock(&hook->lock);
+	hook->keep = true;
+	pthread_mutex_unlock(&hook->lock);
+}
+
+bool hook_keeps(struct hook *hook)
+{
+	bool keeps;
+
+	pthread_mutex_lock(&hook->lock);
+	keeps = hook->kept;
+	pthread_mutex_unlock(&hook->lock);
+	return keeps;
+}
+
+void hook_let_go(struct hook *hook)
+{
+	td_fileop_release(hook->kept);
+	hook->kept = NULL;
 }
 
 bool hook_holds(struct hook *hook)

@@ -44,9 +44,12 @@ struct hook {
 	enum td_file_event failed_event; /* the first of them */
 	bool failed_aside;   /* a worker did it: no request's own data or tables */
 	pthread_t home;      /* whose thread is none */
+	uint64_t at_home;    /* operations that it began */
 
 	_Atomic bool shuffle;
 	struct list held;
+	bool keep;           /* the next read, before it is issued */
+	struct td_fileop *kept;
 	int wake;            /* an eventfd: something is held, do not wait */
 	uint64_t turn;
 
@@ -60,6 +63,10 @@ void hook_free(struct hook *hook);
 /* Once a turn of the loop: lets some of the held operations go. */
 void hook_turn(struct hook *hook);
 bool hook_holds(struct hook *hook);
+/* The next read is held back, before it is issued, until it is let go. */
+void hook_keep_next(struct hook *hook);
+bool hook_keeps(struct hook *hook);
+void hook_let_go(struct hook *hook);
 /* From now on nothing is held back; what is held goes. */
 void hook_calm(struct hook *hook);
 /* Writes that ended without a sync or FUA after them, in how many files? */

@@ -61,7 +61,7 @@ static const struct td_arg rows[] = {
 	{ "dir", 'd', "FOLDER", offsetof(struct options, dir),
 	  "for scratch files: /dev/shm, else $TMPDIR or /tmp" },
 	{ "behaviour", 'b', "B", offsetof(struct options, behaviour),
-	  "only those whose name contains B" },
+	  "only those whose name contains B, or one of B,B..." },
 	{ "plugins", 'p', "DIR", offsetof(struct options, plugins),
 	  "look for plug-ins there" },
 	{ "server", 'u', "COMMAND", offsetof(struct options, server),
@@ -193,14 +193,25 @@ static void run_one(struct run *run, const struct behaviour *b)
 }
 
 static const struct behaviour *const all[] = {
-	basic_behaviours, op_behaviours, random_behaviours, fault_behaviours,
+	basic_behaviours, op_behaviours, random_behaviours, fault_behaviours, queue_behaviours,
 };
+
+static bool is_wanted(const struct run *run, const struct behaviour *b)
+{
+	char *words = strdup(run->only ? run->only : ""), *rest = words, *word;
+	bool wanted = !run->only;
+
+	while (!wanted && (word = strsep(&rest, ",")))
+		wanted = strstr(b->name, word);
+	free(words);
+	return wanted;
+}
 
 static void run_all(struct run *run)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(all); i++)
 		for (const struct behaviour *b = all[i]; b->name; b++)
-			if ((!run->only || strstr(b->name, run->only)) &&
+			if (is_wanted(run, b) &&
 			    !(run->first && run->tally.failed))
 				run_one(run, b);
 }

@@ -221,6 +221,16 @@ void rig_turn(struct rig *rig)
 	hook_turn(&rig->hook);
 }
 
+void rig_turn_for(struct rig *rig, unsigned ms)
+{
+	uint64_t end = td_now_ms() + ms;
+
+	do {
+		td_loop_turn(rig->loop, hook_holds(&rig->hook) ? 0 : 1);
+		hook_turn(&rig->hook);
+	} while (td_now_ms() < end);
+}
+
 /* ---- memory ---- */
 
 static char *piece_start(const struct io *io, unsigned i)

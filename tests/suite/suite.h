@@ -170,6 +170,8 @@ void rig_expect_all(struct rig *rig);
 void rig_check(struct rig *rig);
 /* One turn of the loop and of the hook. */
 void rig_turn(struct rig *rig);
+/* Turns for so long, though nothing may be due. */
+void rig_turn_for(struct rig *rig, unsigned ms);
 
 /* ---- the behaviours ---- */
 
@@ -177,5 +179,6 @@ extern const struct behaviour basic_behaviours[];
 extern const struct behaviour op_behaviours[];
 extern const struct behaviour random_behaviours[];
 extern const struct behaviour fault_behaviours[];
+extern const struct behaviour queue_behaviours[];
 
 #endif

@@ -136,6 +136,11 @@ static void qcow_submit(struct td_queue *queue, struct td_image *img, struct td_
 	td_map_submit(((struct qcow *)img->state)->map, req);
 }
 
+static bool qcow_submit_away(struct td_queue *queue, struct td_image *img, struct td_req *req)
+{
+	return td_map_submit_away(((struct qcow *)img->state)->map, req);
+}
+
 static bool qcow_is_hole(struct td_image *img, uint64_t offset, uint64_t len)
 {
 	return td_map_is_hole(((struct qcow *)img->state)->map, offset, len);
@@ -184,6 +189,7 @@ const struct td_driver qcow_driver = {
 	.close = qcow_close,
 	.submit = qcow_submit,
 	.is_hole = qcow_is_hole,
+	.submit_away = qcow_submit_away,
 	.create = qcow_create,
 	.check = qcow_check,
 	.info = qcow_info,

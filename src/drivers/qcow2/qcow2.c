@@ -105,6 +105,7 @@ static int open_map(struct qcow2 *q, struct td_why *why)
 		.unit = cluster, .grain = q->layout.extended ? cluster / 32 : cluster,
 		.zeroes = q->layout.version > 2, .crypt = q->crypt,
 		.crypt_by_disk = q->layout.encryption == QCOW2_AES,
+		.notes_writes = q->layout.bitmaps,
 	};
 	uint64_t end;
 	int err = q->img->read_only ? 0 : used_end(q, &end);
@@ -290,6 +291,11 @@ static void qcow2_submit(struct td_queue *queue, struct td_image *img, struct td
 	td_map_submit(q->map, req);
 }
 
+static bool qcow2_submit_away(struct td_queue *queue, struct td_image *img, struct td_req *req)
+{
+	return td_map_submit_away(((struct qcow2 *)img->state)->map, req);
+}
+
 /* ---- info ------------------------------------------------------------------------ */
 
 struct info {
@@ -381,6 +387,7 @@ const struct td_driver qcow2_driver = {
 	.close = qcow2_close,
 	.submit = qcow2_submit,
 	.is_hole = qcow2_is_hole,
+	.submit_away = qcow2_submit_away,
 	.create = qcow2_create,
 	.create_options = qcow2_create_options,
 	.create_size = sizeof(struct qcow2_create_options),

@@ -224,6 +224,13 @@ static void vdi_submit(struct td_queue *queue, struct td_image *img, struct td_r
 		td_end(req, -EIO); /* its size could not be changed */
 }
 
+static bool vdi_submit_away(struct td_queue *queue, struct td_image *img, struct td_req *req)
+{
+	struct td_map *map = vdi_of(img)->map;
+
+	return map && td_map_submit_away(map, req);
+}
+
 /* ---- info ------------------------------------------------------------------------ */
 
 static int vdi_info(struct td_image *img, td_info_put *put, void *arg)
@@ -269,4 +276,5 @@ const struct td_driver vdi_driver = {
 	.measure = vdi_measure,
 	.repairs = TD_REPAIR_LEAKS, /* when it is opened for writing */
 	.resize = vdi_resize,
+	.submit_away = vdi_submit_away,
 };

@@ -129,6 +129,18 @@ static void vhd_submit(struct td_queue *queue, struct td_image *img, struct td_r
 		td_io(req, vhd->file, req->offset);
 }
 
+static bool vhd_submit_away(struct td_queue *queue, struct td_image *img, struct td_req *req)
+{
+	struct vhd *vhd = img->state;
+
+	if (vhd->map)
+		return td_map_submit_away(vhd->map, req);
+	if (vhd->layout.type != VHD_FIXED)
+		return false;
+	td_io(req, vhd->file, req->offset);
+	return true;
+}
+
 static bool vhd_is_hole(struct td_image *img, uint64_t offset, uint64_t len)
 {
 	struct vhd *vhd = img->state;
@@ -219,6 +231,7 @@ const struct td_driver vhd_driver = {
 	.close = vhd_close,
 	.submit = vhd_submit,
 	.is_hole = vhd_is_hole,
+	.submit_away = vhd_submit_away,
 	.create = vhd_create,
 	.check = vhd_check,
 	.info = vhd_info,

@@ -151,6 +151,13 @@ static void vhdx_submit(struct td_queue *queue, struct td_image *img, struct td_
 		td_map_submit(vhdx->map, req);
 }
 
+static bool vhdx_submit_away(struct td_queue *queue, struct td_image *img, struct td_req *req)
+{
+	struct vhdx *vhdx = img->state;
+
+	return vhdx->map && td_map_submit_away(vhdx->map, req);
+}
+
 static bool vhdx_is_hole(struct td_image *img, uint64_t offset, uint64_t len)
 {
 	return td_map_is_hole(((struct vhdx *)img->state)->map, offset, len);
@@ -319,6 +326,7 @@ const struct td_driver vhdx_driver = {
 	.close = vhdx_close,
 	.submit = vhdx_submit,
 	.is_hole = vhdx_is_hole,
+	.submit_away = vhdx_submit_away,
 	.create = vhdx_create,
 	.check = vhdx_check,
 	.info = vhdx_info,

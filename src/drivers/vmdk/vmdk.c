@@ -211,6 +211,13 @@ static void vmdk_submit(struct td_queue *queue, struct td_image *img, struct td_
 	td_map_submit(v->extent[0].map, req);
 }
 
+static bool vmdk_submit_away(struct td_queue *queue, struct td_image *img, struct td_req *req)
+{
+	struct vmdk *v = img->state;
+
+	return !v->lost && !v->stream && td_map_submit_away(v->extent[0].map, req);
+}
+
 static bool vmdk_is_hole(struct td_image *img, uint64_t offset, uint64_t len)
 {
 	const struct vmdk *v = vmdk_of(img);
@@ -299,6 +306,7 @@ const struct td_driver vmdk_driver = {
 	.close = vmdk_close,
 	.submit = vmdk_submit,
 	.is_hole = vmdk_is_hole,
+	.submit_away = vmdk_submit_away,
 	.create = vmdk_create,
 	.check = vmdk_check,
 	.info = vmdk_info,
