@@ -60,6 +60,11 @@ static void submit_below(struct td_image *img, struct td_req *req)
 {
 	struct td_slot *slot = slot_of(req);
 
+	if (req->op == TD_EXTENTS && !(img->can & TD_CAN_EXTENTS)) { /* data, for all it knows */
+		req->extent = (struct td_extent){ .len = req->len };
+		td_end(req, 0);
+		return;
+	}
 	if (!lives_elsewhere(img, req)) {
 		image_submit(img, req);
 		return;

@@ -123,9 +123,29 @@ static void root_send_flush(struct td_slot *slot)
 	image_submit(&slot->req.queue->disk->top->img, &slot->req);
 }
 
+/* Drivers answer as exactly as they know: a server may say that there are zeroes from
+ * byte 1000 on. Who asked goes on from there, and can do so at sectors only. One of which
+ * only a part is known counts as data. */
+static void root_round_extent(struct td_slot *slot)
+{
+	struct td_extent *extent = &slot->req.extent;
+	uint32_t sector = slot->req.queue->disk->top->img.block_size;
+
+	if (extent->len >= slot->asked.len || is_aligned(extent->len, sector))
+		return;
+	if (extent->len < sector)
+		*extent = (struct td_extent){
+			.len = sector,
+			.flags = extent->flags & ~(unsigned)(TD_EXTENT_HOLE | TD_EXTENT_ZERO),
+		};
+	extent->len = round_down(extent->len, sector);
+}
+
 void root_ended(struct td_slot *slot)
 {
 	slot->shares = 1;
+	if (!slot->req.err && slot->asked.op == TD_EXTENTS)
+		root_round_extent(slot);
 	if (!slot->req.err && slot->zero_left)
 		root_send_zeroes(slot);
 	else if (!slot->req.err && slot->flush_after)
