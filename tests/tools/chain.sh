@@ -204,6 +204,27 @@ snapshot() {
 	must "$img" snapshot -l qcow2:a
 	grep -q second out.txt && fail "it is still there: $(cat out.txt)"
 	must qemu-img check -q a
+	# made when the disk was smaller, and when it was larger
+	must qemu-img bitmap --add -f qcow2 a bits
+	must "$img" snapshot -c small qcow2:a
+	cp first small
+	must "$img" resize -q qcow2:a +2000K
+	write a 9M 1M 7
+	must "$img" convert qcow2:a raw:large
+	must "$img" snapshot -c large qcow2:a
+	must "$img" snapshot -a small qcow2:a
+	must "$img" compare -s qcow2:a raw:small
+	must qemu-img compare -f qcow2 -F raw a small
+	must qemu-img check -q a
+	must "$img" snapshot -a large qcow2:a
+	must "$img" compare -s qcow2:a raw:large
+	must qemu-img compare -f qcow2 -F raw a large
+	must qemu-img check -q a
+	must "$img" resize -q --shrink qcow2:a 5M
+	must "$img" snapshot -a large qcow2:a
+	must "$img" compare -s qcow2:a raw:large
+	must "$img" compare -s qcow2:a,snapshot=small raw:small
+	must qemu-img check -q a
 	refuses "no snapshot" "$img" snapshot -d second qcow2:a
 	refuses 'one of' "$img" snapshot -l -d first qcow2:a
 	refuses 'raw has no snapshots' "$img" snapshot -l raw:model

@@ -435,39 +435,66 @@ static int delete(struct qcow2 *q, const char *name, struct td_why *why)
 			     strerror(-err)) : 0;
 }
 
-static int apply(struct qcow2 *q, const char *name, struct td_why *why)
+/* Whether the image can have the size that it had then. */
+static bool size_is_sane(const struct qcow2 *q, const struct qcow2_snapshot *row)
+{
+	return row->size == q->layout.size ||
+	       (row->size && row->size <= INT64_MAX - GiB &&
+		(row->size - 1) >> qcow2_span_bits(&q->layout) < row->l1_count);
+}
+
+/* The header names the copy of the L1 table, and has the size of then. */
+static int apply_head(struct qcow2 *q, const struct qcow2_snapshot *row)
 {
 	struct qcow2_layout *layout = &q->layout;
+	uint64_t count = max_u64(layout->l1_count, row->l1_count), at = 0;
+	struct { be64 size; be32 encryption, l1_count; be64 l1_at; } head;
+	int err = qcow2_l1_copy(q, row->l1_at, row->l1_count, count, true, &at);
+
+	if (!err)
+		err = td_cache_sync(q->cache);
+	head.size = to_be64(row->size);
+	head.encryption = to_be32(layout->encryption);
+	head.l1_count = to_be32(count);
+	head.l1_at = to_be64(at);
+	if (!err)
+		err = qcow2_head_write(q, &head, sizeof(head), offsetof(struct qcow2_header, size));
+	if (!err)
+		err = qcow2_bitmaps_resize(q, layout->size, row->size);
+	if (err)
+		return err;
+	layout->l1_at = at;
+	layout->l1_count = count;
+	layout->size = q->img->size = row->size;
+	qcow2_bitmaps_note(q, 0, layout->size);
+	return 0;
+}
+
+static int apply(struct qcow2 *q, const char *name, struct td_why *why)
+{
 	const char *path = td_file_path(q->file);
-	uint64_t old_at = layout->l1_at, at = 0, changed = 0;
+	uint64_t old_at = q->layout.l1_at, old_count = q->layout.l1_count, changed = 0;
 	struct qcow2_snapshot row;
-	be64 entry;
 	int err = qcow2_snapshot_find(q, name, &row, why);
 
 	if (err)
 		return err;
-	if (row.size != layout->size || row.l1_count > layout->l1_count)
-		return td_fail(why, -EINVAL, "%s: had %llu bytes when its snapshot '%s' was made: "
-			       "resize it first", path, (unsigned long long)row.size, name);
-	err = add_all(q, row.l1_at, row.l1_count, 0);
+	if (!size_is_sane(q, &row))
+		return td_fail(why, -EINVAL, "%s: its snapshot '%s' has %llu bytes, and no table for "
+			       "them", path, name, (unsigned long long)row.size);
+	err = row.size == q->layout.size ? 0 : qcow2_bitmaps_take_all(q);
+	if (!err)
+		err = add_all(q, row.l1_at, row.l1_count, 0);
 	if (!err)
 		err = mark(q, true);
 	if (!err)
 		err = add_all(q, row.l1_at, row.l1_count, 1);
 	if (!err)
-		err = qcow2_l1_copy(q, row.l1_at, row.l1_count, layout->l1_count, true, &at);
+		err = apply_head(q, &row);
 	if (!err)
-		err = td_cache_sync(q->cache);
-	entry = to_be64(at);
-	if (!err)
-		err = qcow2_head_write(q, &entry, sizeof(entry), offsetof(struct qcow2_header, l1_at));
+		err = add_all(q, old_at, old_count, -1);
 	if (!err) {
-		qcow2_bitmaps_note(q, 0, layout->size);
-		layout->l1_at = at;
-		err = add_all(q, old_at, layout->l1_count, -1);
-	}
-	if (!err) {
-		qcow2_give_run(q, old_at, layout->l1_count * 8);
+		qcow2_give_run(q, old_at, old_count * 8);
 		err = qcow2_flags_come(q, &changed);
 	}
 	return err ? td_fail(why, err, "%s: cannot apply its snapshot '%s': %s", path, name,
