@@ -117,3 +117,21 @@ int td_key_from_fd(const char *text, struct td_key **list, struct td_why *why)
 	strcat(name, text);
 	return key_read(fd, name, list, why);
 }
+
+int td_key_from(const char *how, const char *where, struct td_key **list, struct td_why *why)
+{
+	return strcmp(how, "key-fd") ? td_key_from_file(where, list, why) :
+				       td_key_from_fd(where, list, why);
+}
+
+int td_key_copy(const struct td_key *key, struct td_key **list)
+{
+	struct td_key *copy = td_key_new();
+
+	if (!copy)
+		return -ENOMEM;
+	memcpy((void *)copy->data, key->data, key->len);
+	copy->len = key->len;
+	td_key_add(list, copy);
+	return 0;
+}

@@ -64,15 +64,19 @@ static void split_pairs(struct td_spec *spec, struct td_spec *own)
 /* All keys that are named: each image takes the one that fits. */
 static int keys_read(struct td_disk *disk, const struct td_spec *own, struct td_why *why)
 {
+	const struct td_disk_options *options = &disk->options;
 	int err = 0;
 
 	for (unsigned i = 0; i < own->pair_count && !err; i++) {
 		const struct td_spec_pair *pair = &own->pairs[i];
 
-		if (!strcmp(pair->key, "key-file"))
-			err = td_key_from_file(pair->value, &disk->keys, why);
-		else if (!strcmp(pair->key, "key-fd"))
-			err = td_key_from_fd(pair->value, &disk->keys, why);
+		if (strcmp(pair->key, "key-file") && strcmp(pair->key, "key-fd"))
+			continue;
+		if (options->read_key)
+			err = options->read_key(options->ask_arg, pair->key, pair->value,
+						&disk->keys, why);
+		else
+			err = td_key_from(pair->key, pair->value, &disk->keys, why);
 	}
 	return err;
 }
@@ -100,7 +104,7 @@ static int chain_open(struct td_disk *disk, struct td_why *why)
 		err = image_open(disk, NULL, spec.type, spec.target, &spec,
 				 disk->options.read_only || options.read_only,
 				 options.shared, &top, why);
-	if (!err && disk->keys && !disk->encrypted)
+	if (!err && disk->keys && !disk->encrypted && !disk->options.alone)
 		td_log(disk->name, LOG_WARNING, "a key is given, and it is not encrypted");
 	else if (!err && disk->encrypted && !top->img.encrypted && !top->img.read_only)
 		td_log(disk->name, LOG_WARNING, "is not encrypted itself: nothing that is written "

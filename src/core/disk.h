@@ -39,6 +39,10 @@ struct td_disk_options {
 	 * how to ask for one that is needed: 0, or -ENOKEY; NULL: nobody can be asked. */
 	const struct td_key *keys;
 	int (*ask_key)(void *arg, const char *image, const struct td_key **out);
+	/* Adds the key of "key-file=WHERE" or "key-fd=WHERE" to the list; NULL: it is just
+	 * read, which a pipe can be once only. */
+	int (*read_key)(void *arg, const char *how, const char *where, struct td_key **list,
+			struct td_why *why);
 	void *ask_arg;
 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The terminal, and what was typed there.
+ * The terminal, and what was typed there; pipes, and what came from them.
  */
 #include "tools/key.h"
 
@@ -20,7 +20,7 @@
 
 struct tool_asked {
 	struct tool_asked *next;
-	char *image;
+	char *image; /* or "key-fd=N", "key-file=PATH" */
 	struct td_key *key;
 };
 
@@ -101,16 +101,47 @@ static int remember(struct tool_run *run, const char *image, struct td_key *key,
 	return 0;
 }
 
+static const struct td_key *remembered(const struct tool_run *run, const char *image)
+{
+	for (const struct tool_asked *asked = run->asked; asked; asked = asked->next)
+		if (!strcmp(asked->image, image))
+			return asked->key;
+	return NULL;
+}
+
+int key_read(void *arg, const char *how, const char *where, struct td_key **list,
+	     struct td_why *why)
+{
+	struct tool_run *run = arg;
+	struct td_key *fresh = NULL;
+	const struct td_key *key;
+	AUTO_FREE char *name = NULL;
+	int err;
+
+	if (asprintf(&name, "%s=%s", how, where) < 0) {
+		name = NULL;
+		return td_fail(why, -ENOMEM, "%s", strerror(ENOMEM));
+	}
+	key = remembered(run, name);
+	if (!key) {
+		err = td_key_from(how, where, &fresh, why);
+		if (!err && remember(run, name, fresh, &key))
+			err = td_fail(why, -ENOMEM, "%s", strerror(ENOMEM));
+		if (err)
+			return err;
+	}
+	err = td_key_copy(key, list);
+	return err ? td_fail(why, err, "%s", strerror(-err)) : 0;
+}
+
 int key_ask(void *arg, const char *image, const struct td_key **out)
 {
 	struct tool_run *run = arg;
 	struct td_key *key;
 
-	for (const struct tool_asked *asked = run->asked; asked; asked = asked->next)
-		if (!strcmp(asked->image, image)) {
-			*out = asked->key;
-			return 0;
-		}
+	*out = remembered(run, image);
+	if (*out)
+		return 0;
 	key = type_key("Passphrase of", image);
 	return key ? remember(run, image, key, out) : -ENOKEY;
 }

@@ -124,9 +124,9 @@ static int key_take(struct tool_run *run, struct make *make, const struct keys *
 	else if (keys->key_file && keys->key_fd)
 		err = td_fail(&why, -EINVAL, "key-file and key-fd: one is enough");
 	else if (keys->key_file)
-		err = td_key_from_file(keys->key_file, &make->keys, &why);
+		err = key_read(run, "key-file", keys->key_file, &make->keys, &why);
 	else
-		err = td_key_from_fd(keys->key_fd, &make->keys, &why);
+		err = key_read(run, "key-fd", keys->key_fd, &make->keys, &why);
 	make->create.key = make->keys;
 	if (err)
 		tool_say(run->tool, "%s", why.text);

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/guard.h"
+#include "base/num.h"
 #include "drivers/builtin.h"
 #include "tools/key.h"
 
@@ -92,18 +93,76 @@ bool name_is_spec(const char *word)
 	return len && word[len] == ':' && word[len + 1];
 }
 
+/* The scheme of a URI says who serves it; what is served there is raw. */
+static bool is_nbd_uri(const char *word)
+{
+	static const char *const schemes[] = {
+		"nbd://", "nbds://", "nbd+unix://", "nbds+unix://", "nbd+vsock://", "nbds+vsock://",
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(schemes); i++)
+		if (!strncmp(word, schemes[i], strlen(schemes[i])))
+			return true;
+	return false;
+}
+
+static bool is_raw(const char *format)
+{
+	return !strcmp(format, "raw") || !strcmp(format, "aio") || !strcmp(format, "nbd");
+}
+
+/* Whether it begins with the name of a driver that is always there. */
+static bool names_driver(const char *word)
+{
+	size_t len = strcspn(word, ":");
+
+	for (const struct td_driver *const *it = td_builtin_drivers; *it; it++)
+		if (strlen((*it)->name) == len && !strncmp((*it)->name, word, len))
+			return true;
+	for (const char *const(*alias)[2] = td_builtin_aliases; (*alias)[0]; alias++)
+		if (strlen((*alias)[0]) == len && !strncmp((*alias)[0], word, len))
+			return true;
+	return false;
+}
+
+/* Both a format and a specification: what was meant is hardly a file of such a name. */
+static bool says_twice(struct tool_run *run, const char *option, const char *word)
+{
+	struct stat st;
+
+	if (!name_is_spec(word) || !names_driver(word) || !lstat(word, &st))
+		return false;
+	tool_say(run->tool, "%s: has its format already: leave %s out, or say ./%s if it is a "
+		 "file's name", word, option, word);
+	return true;
+}
+
+/* The specification, without more. */
+static char *spec_of(const char *format, const char *word)
+{
+	char *spec;
+
+	if (is_nbd_uri(word) && !format)
+		return asprintf(&spec, "nbd:%s", word) < 0 ? NULL : spec;
+	if (is_nbd_uri(word) && is_raw(format))
+		return name_spec("nbd", word);
+	return format ? name_spec(format, word) : strdup(word);
+}
+
 int name_parse(struct tool_run *run, const char *format, const char *option, const char *word,
 	       const char *more, struct name *out)
 {
 	AUTO_FREE char *base = NULL;
 	struct td_why why = { "" };
 
-	*out = (struct name){ 0 };
-	if (!format && !name_is_spec(word)) {
+	*out = (struct name){ .is_path = format };
+	if (!format && !name_is_spec(word) && !is_nbd_uri(word)) {
 		say_no_format(run, option, word);
 		return TOOL_FAILED;
 	}
-	base = format ? name_spec(format, word) : strdup(word);
+	if (format && option && says_twice(run, option, word))
+		return TOOL_FAILED;
+	base = spec_of(format, word);
 	if (!base || asprintf(&out->text, "%s%s%s", base, more ? "," : "", more ? more : "") < 0) {
 		out->text = NULL;
 		tool_say(run->tool, "%s: %s", word, strerror(ENOMEM));
@@ -156,8 +215,13 @@ static void say_why_not(struct tool_run *run, const struct name *name, const str
 {
 	const struct td_driver *like = name->driver->looks_like ?
 				       name_guess(run, name_path(name)) : NULL;
+	const char *comma = strchr(name_path(name), ',');
+	struct stat st;
 
-	if (like && like != name->driver)
+	if (name->is_path && comma && strchr(comma, '=') && stat(name_path(name), &st))
+		tool_say(run->tool, "%s (beside its format a name is a path; with options, say "
+			 "%s:%s)", why->text, name_of_driver(name->driver), name_path(name));
+	else if (like && like != name->driver)
 		tool_say(run->tool, "%s (it looks like %s)", why->text, name_of_driver(like));
 	else
 		tool_say(run->tool, "%s", why->text);
@@ -178,6 +242,7 @@ struct td_disk *name_open_with(struct tool_run *run, const struct name *name, bo
 
 	options->name = name_path(name);
 	options->ask_key = key_ask;
+	options->read_key = key_read;
 	options->ask_arg = run;
 	options->read_only = read_only;
 	options->hook = run->hook;

@@ -17,6 +17,7 @@ struct name {
 	const struct td_driver *driver;
 	struct td_spec spec;
 	char *text;          /* the specification, whole */
+	bool is_path;        /* the format was named beside it */
 };
 
 /* The word, of that format, or (format NULL) a specification. option is how one

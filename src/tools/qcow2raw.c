@@ -3,6 +3,8 @@
  * qcow2raw: writes the disk that a qcow image holds, with what it takes from its
  * backing file, as a raw image.
  */
+#include <string.h>
+
 #include "tools/convert.h"
 
 struct options {
@@ -29,7 +31,14 @@ static const struct tool tool = {
 static int write_to(struct convert *convert, const struct options *options, const char *path)
 {
 	struct make make = { .force = options->force };
-	int code = make_plan(convert->run, "aio", NULL, path, NULL, &make);
+	int code;
+
+	if (!strcmp(path, "-")) {
+		tool_say(convert->run->tool, "DEST is a file or a device, written in no order; "
+			 "a file of the name - is ./-");
+		return TOOL_FAILED;
+	}
+	code = make_plan(convert->run, "aio", NULL, path, NULL, &make);
 
 	if (!code && name_is_device(&make.name)) {
 		code = name_may_write(convert->run, &make.name, options->force, true);

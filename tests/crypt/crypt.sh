@@ -103,6 +103,20 @@ keys() {
 	refuses 'say key-file=' "$TAP_IMG" create -f qcow2 -o encryption=luks b 5M
 	refuses 'can be luks, not rot13' "$TAP_IMG" create -f qcow2 -o encryption=rot13,key-file=key b 5M
 	must "$TAP_IMG" compare -q qcow2:a,key-fd=7 qcow2:a,key-file=key 7< <(cat key)
+	# a pipe is read once, whatever needs its key
+	must "$TAP_IMG" compare -q qcow2:a,key-fd=7 qcow2:a,key-fd=7 7< <(cat key)
+	must "$TAP_IMG" create -q -f qcow2 -b a -F qcow2 b
+	must "$TAP_IMG" commit qcow2:b,key-fd=7 7< <(cat key)
+	! grep -q 'key is given' out.txt || fail "$(cat out.txt)"
+	must "$TAP_IMG" commit -q "qcow2:b,key-file="<(cat key)
+	rm b
+	must "$TAP_IMG" convert -q -O qcow2 -o encryption=luks,iter-time=0,key-fd=7 \
+		qcow2:a,key-fd=7 b 7< <(cat key)
+	must "$TAP_IMG" compare -q qcow2:a,key-file=key qcow2:b,key-file=key
+	must "$TAP_IMG" measure -O raw qcow2:a
+	refuses 'has its format already: leave -O out' "$TAP_IMG" convert -O qcow2 qcow2:a,key-file=key \
+		"qcow2:c,encryption=luks,key-file=key"
+	refuses 'with options, say qcow2:a,key-file=key' "$TAP_IMG" bench -f qcow2 a,key-file=key
 	must "$TAP_IMG" check -q qcow2:a
 	"$TAP_IMG" info qcow2:a >out.txt || fail "info without a key"
 	grep -q '^cipher: aes-xts-plain64, 512 bits$' out.txt || fail "info: $(cat out.txt)"
@@ -118,7 +132,7 @@ keys() {
 silent() {
 	ours a 5M ''
 	"$IMAGE_RANDOM" qcow2:a,key-file=key model seed="$seed" trace >out.txt 2>&1
-	"$TAP_IMG" bench -f qcow2 -c 10 a,key-file=key >>out.txt 2>&1
+	"$TAP_IMG" bench -c 10 qcow2:a,key-file=key >>out.txt 2>&1 || fail "bench: $(cat out.txt)"
 	"$TAP_IMG" compare qcow2:a,key-file=other qcow2:a,key-file=key >>out.txt 2>&1
 	! grep -qa 'secret passphrase' out.txt a || fail "the key was told"
 }

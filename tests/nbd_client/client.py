@@ -439,6 +439,47 @@ def block_sizes_are_kept_to():
 
 
 @test
+def what_is_said_of_parts_of_sectors_is_rounded():
+    """A server may tell bytes of which it has none, wherever they begin."""
+    need("nbdkit", "nbdinfo")
+    with tempfile.TemporaryDirectory(prefix="nbd-client-") as folder:
+        path = folder + "/s"
+        with process("nbdkit", "-f", "-U", path, "eval", "get_size=echo 1048576",
+                     "pread=head -c $3 /dev/zero", "can_extents=exit 0",
+                     "extents=echo 0 1000; echo 1000 3 hole,zero; echo 1003 500000; "
+                     "echo 501003 547573 hole,zero", path=path):
+            with disk_on(path) as disk:
+                extents = json.loads(run("nbdinfo", "--map", "--json", disk.uri))
+        found = []
+        for extent in extents:
+            assert extent["offset"] % 512 == 0 and extent["length"] % 512 == 0, extents
+            if found and found[-1][1] == extent["type"]:
+                found[-1][0] += extent["length"]
+            else:
+                found.append([extent["length"], extent["type"]])
+        assert found == [[501248, 0], [1048576 - 501248, 3]], extents
+
+
+@test
+def tap_img_takes_a_uri_as_it_is():
+    tap_img = os.environ.get("TAP_IMG")
+    if not tap_img:
+        skip("tap-img is not built")
+    with volatile() as (server, disk, direct):
+        direct.write(0, pattern(MiB))
+        uri = "nbd+unix:///?socket=" + server.path
+        plug = "--plugins", plugins
+        answer = json.loads(run(tap_img, "info", "--json", *plug, uri))
+        assert answer["format"] == "nbd" and answer["virtual-size"] == 4 * MiB, answer
+        copy, over = disk.folder + "/copy", disk.folder + "/over"
+        run(tap_img, "convert", *plug, "-f", "raw", "-O", "raw", uri, copy)
+        run(tap_img, "create", *plug, "-f", "qcow2", "-b", uri, "-F", "raw", over)
+        run(tap_img, "compare", *plug, "-f", "qcow2", "-F", "raw", over, copy)
+        run(tap_img, "rebase", *plug, "-f", "qcow2", "-b", uri, "-F", "nbd", over)
+        run(tap_img, "compare", *plug, "-f", "raw", copy, uri)
+
+
+@test
 def errors_of_the_server_are_the_guests():
     with volatile() as (server, disk, peer):
         server.rule = lambda command, nth: ENOSPC if command == WRITE else None

@@ -122,7 +122,7 @@ static int measure_run(struct tool_run *run, void *arg, char **words, int count)
 		code = TOOL_FAILED;
 	}
 	if (!code && count) {
-		code = img_open(run, options->img.format, "-f", words[0], true, &disk);
+		code = img_open_keyless(run, options->img.format, "-f", words[0], &disk);
 		if (!code)
 			make.create.size = td_disk_size(disk.disk);
 	}
