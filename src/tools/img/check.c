@@ -101,7 +101,21 @@ static int check(struct tool_run *run, const struct options *options, struct img
 	return tell(run, options, disk, &found);
 }
 
-/* What cannot be done is told before the image is opened, for writing above all. */
+/* A format that repairs less than is asked is opened for writing all the same: that puts in
+ * order what a killed process has left. Then it is only bad if something is found. */
+static int check_and_repair(struct tool_run *run, const struct options *options,
+			    struct img_disk *disk, enum td_repair repair)
+{
+	enum td_repair able = img_driver(disk)->repairs;
+	int code = check(run, options, disk, repair < able ? repair : able);
+	bool left = code == CORRUPT ? repair == TD_REPAIR_ALL : code == LEAKS;
+
+	if (repair <= able || !left)
+		return code;
+	return img_cannot(run, disk, NO_CHECK, code == CORRUPT ? "repairs no errors" :
+			  "repairs no leaks");
+}
+
 static int check_run(struct tool_run *run, void *arg, char **words, int count)
 {
 	const struct options *options = arg;
@@ -114,14 +128,11 @@ static int check_run(struct tool_run *run, void *arg, char **words, int count)
 		code = name_parse(run, options->img.format, "-f", words[0], NULL, &disk.name);
 	if (!code && !img_driver(&disk)->check)
 		code = img_cannot(run, &disk, NO_CHECK, "has nothing that could be checked");
-	if (!code && repair > img_driver(&disk)->repairs)
-		code = img_cannot(run, &disk, NO_CHECK, repair > TD_REPAIR_LEAKS ?
-				  "repairs no errors" : "repairs no leaks");
 	if (!code) {
-		how.repair = repair;
+		how.repair = repair && img_driver(&disk)->repairs;
 		how.keyless = true;
 		disk.disk = name_open_with(run, &disk.name, !repair, &how);
-		code = disk.disk ? check(run, options, &disk, repair) : NOT_CHECKED;
+		code = disk.disk ? check_and_repair(run, options, &disk, repair) : NOT_CHECKED;
 	}
 	if (img_close(run, &disk) && code == SOUND)
 		code = NOT_CHECKED;
@@ -135,7 +146,7 @@ const struct img_command img_check = {
 		.usage = "IMAGE",
 		.about = "looks for errors and leaks in an image, and repairs it\n"
 			 "Ends with 0: sound; 1: could not be checked; 2: errors; 3: leaks only;\n"
-			 "63: this format cannot be checked, or not repaired.",
+			 "63: this format cannot be checked, or what was found not repaired.",
 		.rows = rows,
 		.min_words = 1,
 		.max_words = 1,
