@@ -109,6 +109,15 @@ int td_args_parse(const struct td_arg *rows, void *into, char **argv, int *count
 	return 0;
 }
 
+bool td_args_has(const struct td_arg *rows, const char *word)
+{
+	if (word[0] != '-' || !word[1])
+		return false;
+	if (word[1] == '-')
+		return row_of_name(rows, word + 2, strcspn(word + 2, "="));
+	return row_of_letter(rows, word[1]);
+}
+
 void td_args_help(const struct td_arg *rows)
 {
 	for (const struct td_arg *row = rows; row->name; row++) {

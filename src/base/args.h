@@ -33,6 +33,8 @@ struct td_args_common {
  */
 int td_args_parse(const struct td_arg *rows, void *into, char **argv, int *count,
 		  struct td_why *why);
+/* Whether a word, as it stands, begins an option of the table: --name, --name=VALUE, -n. */
+bool td_args_has(const struct td_arg *rows, const char *word);
 /* One line a row, on stdout. */
 void td_args_help(const struct td_arg *rows);
 

@@ -32,6 +32,7 @@ static int copy_all(struct convert *convert, struct td_disk *to, struct copy_opt
 
 	*path = convert->from_path;
 	err = copy_disk(loop, convert->from, to, options, result);
+	convert->lost = result->lost;
 	options->to = td_disk_size(convert->from);
 	for (unsigned i = 0; !err && i < convert->next_count; i++) {
 		data = result->data;
@@ -39,6 +40,7 @@ static int copy_all(struct convert *convert, struct td_disk *to, struct copy_opt
 		err = copy_disk(loop, convert->next[i].disk, to, options, result);
 		options->to += td_disk_size(convert->next[i].disk);
 		result->data += data;
+		convert->lost += result->lost;
 	}
 	return err;
 }
@@ -64,8 +66,13 @@ static int copy_with_progress(struct convert *convert, struct td_disk *to, const
 		strcpy(text, err == -EINTR ? "interrupted" : "failed");
 	progress_end(&progress, text);
 	convert->data = result.data;
-	if (err == -EINTR)
+	if (convert->lost)
+		tool_say(convert->run->tool, "%s: %llu bytes could not be read, and are zeroes in %s",
+			 convert->from_path, (unsigned long long)convert->lost, name);
+	if (err == -EINTR) {
+		tool_say(convert->run->tool, "interrupted");
 		return 128 + tool_stopped;
+	}
 	if (err)
 		tool_say(convert->run->tool, "%s: %s near offset %llu: %s",
 			 result.reading ? from : name,

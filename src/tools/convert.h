@@ -23,6 +23,7 @@ struct convert {
 	bool quiet;
 	struct copy_options options; /* fresh, progress and stop are set here */
 	uint64_t data;               /* the answer: bytes written as data */
+	uint64_t lost;               /* and that could not be read: options.salvage */
 };
 
 /* The new image has the size that make says, or that of what is copied. */

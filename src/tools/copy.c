@@ -6,6 +6,9 @@
  *
  *   idle -> reading -> found in pieces: zeroes, data -> all pieces written -> idle
  *
+ * With salvage, a chunk that cannot be read is read again sector by sector; those that
+ * cannot be read are zeroes.
+ *
  * Zeroes are left out where the target is fresh, else they become WRITE_ZEROES. A
  * short hole between data is read with them, which costs less than to stop for it.
  * Compressed clusters are written in the order of the disk: some formats ask for that,
@@ -32,7 +35,7 @@
 #define AHEAD 64            /* extents in the line */
 #define WRITES 4            /* requests to the target for each slot */
 
-enum slot_state { SLOT_IDLE, SLOT_READING, SLOT_WRITING };
+enum slot_state { SLOT_IDLE, SLOT_READING, SLOT_SALVAGING, SLOT_WRITING };
 
 struct slot {
 	struct copy *copy;
@@ -40,6 +43,7 @@ struct slot {
 	char *buf;
 	uint64_t offset, len;  /* of the source */
 	uint64_t pos;          /* what lies before it is written, or being written */
+	uint64_t salvaged;     /* what lies before it is read, of a chunk that cannot be */
 	unsigned writes;
 	uint64_t turn;         /* of compressed clusters: this one's */
 	struct iovec iov;
@@ -67,7 +71,7 @@ struct copy {
 	struct slot *slot;
 	char *arena;
 	uint64_t end;         /* of the source's range */
-	uint64_t chunk, block;
+	uint64_t chunk, block, sector;
 	uint64_t turns, turn; /* given to slots; whose it is */
 	uint64_t cursor;      /* all before it is in slots or done */
 	struct extent line[AHEAD];
@@ -87,6 +91,11 @@ static void fail(struct copy *copy, int err, uint64_t at, bool reading)
 	copy->err = err;
 	copy->result->at = at;
 	copy->result->reading = reading;
+}
+
+static bool stopped(const struct copy *copy)
+{
+	return copy->options.stop && *copy->options.stop;
 }
 
 static void send(struct copy *copy, struct td_req *req, struct slot *slot, enum td_op op,
@@ -143,23 +152,58 @@ static void ask(struct copy *copy)
 	     min_u64(copy->end - copy->asked, ASK_MAX), NULL);
 }
 
+static void asked(struct copy *copy, const struct td_req *req)
+{
+	uint64_t end = min_u64(req->offset + (req->err ? req->len : req->extent.len), copy->end);
+
+	copy->asking = false;
+	if (!req->err)
+		line_add(copy, end, req->extent.flags);
+	else if (copy->options.salvage) /* reading tells which of it is there */
+		line_add(copy, end, 0);
+	else
+		fail(copy, req->err, req->offset, true);
+}
+
+static bool wants_sector(const struct slot *slot)
+{
+	return slot->salvaged < slot->len && slot->state == SLOT_SALVAGING;
+}
+
+/* What a chunk's read, or a sector's, has come to. */
+static void got(struct copy *copy, struct slot *slot, const struct td_req *req)
+{
+	if (req->err && !copy->options.salvage)
+		fail(copy, req->err, req->offset, true);
+	if (slot->state == SLOT_SALVAGING) {
+		if (req->err) {
+			memset(slot->buf + slot->salvaged, 0, req->len);
+			copy->result->lost += req->len;
+		}
+		slot->salvaged += req->len;
+	} else if (req->err) {
+		slot->state = SLOT_SALVAGING;
+		slot->salvaged = 0;
+	}
+	if (!wants_sector(slot))
+		slot->state = SLOT_WRITING;
+}
+
 static void read_done(struct td_req *req)
 {
 	struct slot *slot = ((struct sent *)td_req_user(req))->slot;
 	struct copy *copy = slot->copy;
 
 	copy->busy--;
-	if (req->err)
-		fail(copy, req->err, req->offset, true);
-	if (req->op == TD_EXTENTS) {
-		copy->asking = false;
-		if (!req->err)
-			line_add(copy, min_u64(req->offset + req->extent.len, copy->end),
-				 req->extent.flags);
-	} else {
-		slot->state = SLOT_WRITING;
-	}
+	if (req->op == TD_EXTENTS)
+		asked(copy, req);
+	else
+		got(copy, slot, req);
 	td_pool_put(copy->readers, req);
+	if (req->op != TD_EXTENTS && wants_sector(slot) && !copy->err && !stopped(copy))
+		send(copy, td_pool_get(copy->readers), slot, TD_READ, slot->offset + slot->salvaged,
+		     min_u64(copy->sector, slot->len - slot->salvaged),
+		     slot->buf + slot->salvaged);
 	td_loop_defer(copy->loop, &copy->pump);
 }
 
@@ -362,7 +406,7 @@ static void pump(struct copy *copy)
 {
 	uint64_t turn;
 
-	if (copy->options.stop && *copy->options.stop)
+	if (stopped(copy))
 		fail(copy, -EINTR, copy->cursor, false);
 	if (copy->err)
 		return;
@@ -421,6 +465,7 @@ static void options_default(struct copy *copy, struct td_disk *from)
 	options->jobs = options->jobs ? min_u64(options->jobs, COPY_JOBS_MAX) : COPY_JOBS;
 	copy->chunk = options->compress ? td_disk_cluster(copy->to) : CHUNK;
 	copy->block = options->sparse && options->sparse < 4096 ? 512 : 4096;
+	copy->sector = td_disk_block_size(from);
 	copy->cursor = copy->asked = options->offset;
 	copy->end = options->len ? options->offset + options->len : td_disk_size(from);
 }

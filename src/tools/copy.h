@@ -20,6 +20,7 @@ struct progress;
 struct copy_options {
 	bool fresh;      /* the target reads as zeroes now: leave zeroes out */
 	bool compress;   /* the target's clusters, where it can */
+	bool salvage;    /* what cannot be read becomes zeroes */
 	unsigned jobs;   /* chunks under way at a time; 0: COPY_JOBS */
 	uint64_t sparse; /* zeroes in a row that are not written as data, a multiple of
 	                    512; 0: all is written */
@@ -35,6 +36,7 @@ struct copy_options {
 
 struct copy_result {
 	uint64_t data;  /* bytes written */
+	uint64_t lost;  /* bytes that could not be read, with salvage */
 	uint64_t at;    /* on error: about where, in what failed */
 	bool reading;   /* on error: the source failed, not the target */
 };

@@ -234,7 +234,9 @@ int make_over(struct tool_run *run, struct make *make, const char *format, const
 		tool_say(run->tool, "%s: options are not stored with a backing image", word);
 		code = TOOL_FAILED;
 	}
-	if (!code)
+	if (!code && make->unsafe)
+		code = store_path(run, make, &below);
+	else if (!code)
 		disk = name_open_with(run, &below, true, &how);
 	if (disk) {
 		make->create.backing_size = td_disk_size(disk);
@@ -246,7 +248,7 @@ int make_over(struct tool_run *run, struct make *make, const char *format, const
 		code = store_path(run, make, &below);
 	}
 	name_free(&below);
-	return disk ? code : TOOL_FAILED;
+	return disk || make->unsafe ? code : TOOL_FAILED;
 }
 
 /* ---- its name -------------------------------------------------------------------- */

@@ -15,6 +15,7 @@ struct make {
 	struct name name;
 	struct td_create create;
 	bool force;              /* what has the name may be replaced */
+	bool unsafe;             /* the image below is named, and not looked at */
 	/* private */
 	char *temp, *backing;
 	const struct td_driver *below_like; /* what a raw image below looks like */
@@ -32,7 +33,7 @@ extern const struct td_option make_keys[];
 int make_help(struct tool_run *run, const char *format, const char *option, const char *word);
 /* The image below, of that format (or format NULL: a specification); the new image
  * has its size unless it has one already. stored: what is written into the image,
- * an absolute path. Not after the backing key has named one. */
+ * an absolute path, if it is there. Not after the backing key has named one. */
 int make_over(struct tool_run *run, struct make *make, const char *format, const char *word);
 /* Whether the name is free, or may be taken from a file that has it. disk: what is
  * read meanwhile, and must not be replaced; NULL: nothing. ask: on the terminal. */

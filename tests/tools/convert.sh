@@ -293,4 +293,43 @@ several-sources() {
 	no-parts
 }
 
+# A source of which a cluster cannot be read: its entry points past the file.
+salvage() {
+	content raw
+	must "$img" convert -f raw -O qcow2 -o cluster_size=4K raw a
+	python3 - a <<-'END'
+		import struct, sys
+		f = open(sys.argv[1], "r+b")
+		f.seek(40)
+		f.seek(struct.unpack(">Q", f.read(8))[0])
+		l2 = struct.unpack(">Q", f.read(8))[0] & (1 << 56) - 512
+		f.seek(l2 + 8 * 5)
+		f.write(struct.pack(">Q", 1 << 63 | 1 << 40))
+	END
+	ends 1 "$img" convert -f qcow2 -O raw a out
+	grep -q 'a: read near offset' err.txt || fail "$(cat err.txt)"
+	[ -e out ] && fail "out was made"
+	"$img" convert --json --salvage -f qcow2 -O raw a out >out.txt 2>err.txt || fail "$(cat err.txt)"
+	is 'd["data-lost"]' 4096
+	grep -q 'a: 4096 bytes could not be read, and are zeroes in out' err.txt || fail "$(cat err.txt)"
+	command dd if=/dev/zero of=raw bs=4K seek=5 count=1 conv=notrunc status=none
+	cmp raw out || fail "not the same"
+	must "$img" convert --salvage -c -f qcow2 -O qcow2 a b
+	must "$img" compare -f qcow2 -F raw b raw
+	no-parts
+}
+
+of-a-snapshot() {
+	content raw
+	must "$img" convert -f raw -O qcow2 raw a
+	must "$img" snapshot -f qcow2 -c 'one, or two' a
+	must qemu-io -f qcow2 -c 'write -P 7 1M 1M' a
+	must "$img" convert -f qcow2 -O raw -l 'snapshot.name=one, or two' a out
+	cmp raw out || fail "the name tells another"
+	must "$img" convert --force -O raw -l 1 qcow2:a out
+	cmp raw out || fail "the id tells another"
+	refuses "no snapshot 'three'" "$img" convert --force -O raw -l three qcow2:a out
+	refuses 'unknown option "snapshot"' "$img" convert -O raw -l one raw:raw x
+}
+
 "$1"

@@ -71,6 +71,67 @@ create() {
 	ends 1 "$img" create -f raw
 }
 
+# An overlay that is made before what it lies over.
+create-over-what-is-not-there() {
+	content raw
+	refuses 'no size is given' "$img" create -u -f qcow2 -b base -F raw a
+	must "$img" create -u -f qcow2 -b base -F raw a 12M
+	must "$img" create -u -f qcow2 -o backing_file=base,backing_fmt=raw b 12M
+	refuses 'base: No such file' "$img" create -u -f vmdk -b base -F vmdk c 12M
+	[ -e c ] && fail "c was made"
+	cp raw base
+	truncate -s 12M raw
+	equal qcow2 a raw
+	equal qcow2 b raw
+	no-parts
+}
+
+# What only qemu-img has is refused with a word about it, and nothing is done.
+options-of-others-are-refused-by-name() {
+	content raw
+	while read -r pattern command; do
+		refuses "$pattern" "$img" $command
+	done <<-'END'
+		FORMAT:PATH info --image-opts driver=raw,file.filename=raw
+		FORMAT:PATH convert -n --target-image-opts raw:raw x
+		key-file= convert --object secret,id=s,file=raw raw:raw raw:x
+		only.info map -U raw:raw
+		only.info convert --force-share raw:raw raw:x
+		bitmap.--merge convert --bitmaps raw:raw raw:x
+		ionice convert -r 10M raw:raw raw:x
+		create.-b convert -B raw raw:raw raw:x
+		snapshot=NAME measure -O raw -l one raw:raw
+		amend.is.not.there amend -f qcow2 raw
+		bitmap.is.not.there bitmap --add raw one
+	END
+	ends 2 "$img" compare -U raw:raw raw:raw
+	refuses 'unknown option -U' "$img" create -f raw -Uq x 1M
+	[ -e x ] && fail "x was made"
+	:
+}
+
+info-of-an-image-in-use() {
+	must "$img" create -f qcow2 a 8G
+	"$img" bench -q -w -c 10000000 -S 1M -f qcow2 a &
+	pid=$!
+	cleanup() { kill -9 $pid 2>/dev/null; }
+	for i in {1..1000}; do # it has the lock, and memory
+		[ "$(ls memory)" ] && break
+		sleep 0.02
+	done
+	ends 1 "$img" info -f qcow2 a
+	grep -q 'in use by another process' err.txt || fail "$(cat err.txt)"
+	"$img" info --json -U a >out.txt 2>&1
+	code=$?
+	kill -9 $pid
+	wait $pid 2>/dev/null
+	[ $code = 0 ] || fail "info -U: $(cat out.txt)"
+	is 'd["format"], d["virtual-size"]' "('qcow2', 8589934592)"
+	# killed: what it has left is not asked for, and stays
+	must "$img" info -U -f qcow2 a
+	must "$img" check -r all -f qcow2 a
+}
+
 info() {
 	must "$img" create -f qcow2 base 8M
 	must "$img" create -f qcow2 -b base -F qcow2 a
@@ -153,7 +214,7 @@ check-takes-what-a-killed-process-left() {
 			must "$img" create -q --force -f $format a 2G
 			"$img" bench -q -w -c 1000000 -S 1M -f $format a &
 			pid=$!
-			sleep 0.0$i
+			sleep "$(printf '%d.%02d' $((i / 25)) $((i % 25 * 4)))"
 			kill -9 $pid
 			wait $pid 2>/dev/null
 			"$img" info -f $format a >out.txt 2>&1 && continue
@@ -307,6 +368,18 @@ resize() {
 	truncate -s 1G model
 	equal qcow2 a model
 	must qemu-img check -q a
+	cp r model
+	must "$img" resize --preallocation=falloc -f raw r +8M
+	truncate -s +8M model
+	cmp r model || fail "raw with space of its own grew wrong"
+	[ $(($(stat -c %b r) * 512)) -ge $((8 << 20)) ] || fail "no space: $(stat -c %b r) blocks"
+	must "$img" create -f qcow2 b 1M
+	must "$img" resize --preallocation=full -f qcow2 b 9M
+	must "$img" map --json -f qcow2 b
+	is 'sum(e["length"] for e in d if e["data"])' $((8 << 20))
+	must "$img" check -f qcow2 b
+	refuses 'off, falloc or full' "$img" resize --preallocation=some -f qcow2 b 10M
+	refuses 'does not become larger' "$img" resize --preallocation=full --shrink -f qcow2 b 1M
 	refuses 'ram images keep the size' "$img" resize -f ram q 2M
 	refuses 'gone' "$img" resize -f raw gone 2M
 }

@@ -55,6 +55,21 @@ static int common_words(struct img_options *options, const struct tool *tool)
 	return TOOL_OK;
 }
 
+/* Words that are options of others, and none of ours. */
+static int refuse_absent(const struct img_command *command, char **argv)
+{
+	for (char **word = argv + 1; *word && strcmp(*word, "--"); word++) {
+		const char *why = **word == '-' && !td_args_has(command->tool.rows, *word) ?
+				  img_absent(command->name, *word) : NULL;
+
+		if (!why)
+			continue;
+		tool_say(&command->tool, "%s is not there: %s", *word, why);
+		return command->tool.usage_code;
+	}
+	return TOOL_OK;
+}
+
 int img_command_run(const struct img_command *command, char **argv,
 		    struct td_file_hook *hook)
 {
@@ -64,6 +79,9 @@ int img_command_run(const struct img_command *command, char **argv,
 
 	if (!options)
 		return TOOL_FAILED;
+	code = refuse_absent(command, argv);
+	if (code)
+		return code;
 	count = tool_begin(&command->tool, options, argv);
 	code = common_words(options, &command->tool);
 	if (code)

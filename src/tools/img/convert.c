@@ -13,8 +13,8 @@
 
 struct options {
 	struct img_options img;
-	const char *to, *more, *sparse, *jobs;
-	bool compress, existing, zero, force, anyhow;
+	const char *to, *more, *sparse, *jobs, *snapshot;
+	bool compress, existing, zero, force, anyhow, salvage;
 };
 
 static const struct td_arg rows[] = {
@@ -24,6 +24,10 @@ static const struct td_arg rows[] = {
 	  "how TARGET is made: see tap-img create" },
 	{ "compress", 'c', NULL, offsetof(struct options, compress),
 	  "store clusters compressed" },
+	{ "snapshot", 'l', "NAME", offsetof(struct options, snapshot),
+	  "what SOURCE held then; also snapshot.name=NAME, snapshot.id=ID" },
+	{ "salvage", 0, NULL, offsetof(struct options, salvage),
+	  "sectors that cannot be read become zeroes" },
 	{ "sparse", 'S', "SIZE", offsetof(struct options, sparse),
 	  "zeroes in a row that become a hole; 0: none do; default 4K" },
 	{ "existing", 'n', NULL, offsetof(struct options, existing),
@@ -50,6 +54,7 @@ static int numbers(struct tool_run *run, const struct options *options, struct c
 
 	copy->sparse = COPY_SPARSE;
 	copy->compress = options->compress;
+	copy->salvage = options->salvage;
 	if (options->sparse)
 		code = tool_size(run->tool, options->sparse, 1, &copy->sparse);
 	if (!code && copy->sparse % 512) {
@@ -114,9 +119,30 @@ static int tell(struct tool_run *run, const struct options *options, const struc
 		return TOOL_OK;
 	for (unsigned i = 0; i < convert->next_count; i++)
 		size += td_disk_size(convert->next[i].disk);
-	return img_print_json(run, json_pack("{s:o, s:o}",
+	return img_print_json(run, json_pack("{s:o, s:o, s:o}",
 		"virtual-size", img_number(size),
-		"data-written", img_number(convert->data)));
+		"data-written", img_number(convert->data),
+		"data-lost", img_number(convert->lost)));
+}
+
+/* A name, or what others write for one. */
+static const char *snapshot_name(const char *word)
+{
+	static const char *const keys[] = { "snapshot.name=", "snapshot.id=" };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(keys); i++)
+		if (!strncmp(word, keys[i], strlen(keys[i])))
+			return word + strlen(keys[i]);
+	return word;
+}
+
+static int open_source(struct tool_run *run, const struct options *options, const char *word,
+		       struct img_disk *out)
+{
+	if (!options->snapshot)
+		return img_open(run, options->img.format, "-f", word, true, out);
+	return img_open_then(run, options->img.format, "-f", word,
+			     snapshot_name(options->snapshot), out);
 }
 
 static int convert_run(struct tool_run *run, void *arg, char **words, int count)
@@ -130,7 +156,7 @@ static int convert_run(struct tool_run *run, void *arg, char **words, int count)
 	int code = numbers(run, options, &convert.options);
 
 	for (int i = 0; !code && i < count - 1; i++) {
-		code = img_open(run, options->img.format, "-f", words[i], true, &from[i]);
+		code = open_source(run, options, words[i], &from[i]);
 		next[i] = (struct convert_next){ from[i].disk, name_path(&from[i].name) };
 	}
 	if (!code) {

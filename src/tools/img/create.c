@@ -11,7 +11,7 @@
 struct options {
 	struct img_options img;
 	const char *backing, *backing_format, *more;
-	bool force;
+	bool force, unsafe;
 };
 
 static const struct td_arg rows[] = {
@@ -23,6 +23,8 @@ static const struct td_arg rows[] = {
 	  "make an overlay over IMAGE" },
 	{ "backing-format", 'F', "FORMAT", offsetof(struct options, backing_format),
 	  "of the backing image" },
+	{ "unsafe", 'u', NULL, offsetof(struct options, unsafe),
+	  "only name the backing image: it need not be there, and SIZE is needed" },
 	{ "force", 0, NULL, offsetof(struct options, force), "replace the file if it is there" },
 	IMG_QUIET(struct options),
 	IMG_COMMON(struct options),
@@ -48,7 +50,7 @@ static int tell(struct tool_run *run, const struct options *options, const struc
 static int create_run(struct tool_run *run, void *arg, char **words, int count)
 {
 	const struct options *options = arg;
-	struct make make = { .force = options->force };
+	struct make make = { .force = options->force, .unsafe = options->unsafe };
 	uint64_t size = 0;
 	int code;
 

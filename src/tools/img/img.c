@@ -8,12 +8,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/guard.h"
 #include "core/queue.h"
 #include "io/loop.h"
 
-static int img_open_with(struct tool_run *run, const char *format, const char *option,
-			 const char *word, bool read_only, struct td_disk_options *how,
-			 struct img_disk *out)
+int img_open_with(struct tool_run *run, const char *format, const char *option,
+		  const char *word, bool read_only, struct td_disk_options *how,
+		  struct img_disk *out)
 {
 	int code;
 
@@ -31,6 +32,23 @@ int img_open(struct tool_run *run, const char *format, const char *option, const
 	struct td_disk_options how = { 0 };
 
 	return img_open_with(run, format, option, word, read_only, &how, out);
+}
+
+int img_open_then(struct tool_run *run, const char *format, const char *option,
+		  const char *word, const char *snapshot, struct img_disk *out)
+{
+	AUTO_FREE char *key = name_spec("snapshot", snapshot); /* escaped */
+	int code;
+
+	*out = (struct img_disk){ 0 };
+	if (!key)
+		return img_failed(run, out, TOOL_FAILED, -ENOMEM, NULL);
+	*strchr(key, ':') = '=';
+	code = name_parse(run, format, option, word, key, &out->name);
+	if (code)
+		return code;
+	out->disk = name_open(run, &out->name, true);
+	return out->disk ? TOOL_OK : TOOL_FAILED;
 }
 
 int img_open_keyless(struct tool_run *run, const char *format, const char *option,

@@ -49,6 +49,9 @@ extern const struct img_command img_create, img_info, img_check, img_convert, im
 
 extern const struct img_command *const img_commands[]; /* ends with NULL */
 const struct img_command *img_command_find(const char *name);
+/* Why there is no such command, or no such option of one (NULL: of any), that others have;
+ * NULL: nobody has it. */
+const char *img_absent(const char *command, const char *option);
 /* Runs it, argv[0] being its name; ends the program as tool_begin() does, or returns
  * its exit code. hook: on all files of disks; NULL: none. */
 int img_command_run(const struct img_command *command, char **argv,
@@ -63,6 +66,13 @@ struct img_disk {
 /* An exit code; img_close() in any case. */
 int img_open(struct tool_run *run, const char *format, const char *option, const char *word,
 	     bool read_only, struct img_disk *out);
+/* Likewise, with more said of how: see name_open_with(). */
+int img_open_with(struct tool_run *run, const char *format, const char *option,
+		  const char *word, bool read_only, struct td_disk_options *how,
+		  struct img_disk *out);
+/* For reading, as it was at a snapshot. */
+int img_open_then(struct tool_run *run, const char *format, const char *option,
+		  const char *word, const char *snapshot, struct img_disk *out);
 /* For reading, and nothing of an encrypted image's data. */
 int img_open_keyless(struct tool_run *run, const char *format, const char *option,
 		     const char *word, struct img_disk *out);

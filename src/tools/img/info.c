@@ -12,13 +12,15 @@
 
 struct options {
 	struct img_options img;
-	bool chain;
+	bool chain, share;
 };
 
 static const struct td_arg rows[] = {
 	IMG_FORMAT(struct options),
 	{ "backing-chain", 0, NULL, offsetof(struct options, chain),
 	  "tell of the images below too" },
+	{ "force-share", 'U', NULL, offsetof(struct options, share),
+	  "also if somebody writes it: what is told may be old, or from two moments" },
 	IMG_COMMON(struct options),
 };
 
@@ -123,10 +125,11 @@ static const char *format_of(struct tool_run *run, const struct options *options
 static int info_run(struct tool_run *run, void *arg, char **words, int count)
 {
 	const struct options *options = arg;
+	struct td_disk_options how = { .keyless = true, .peek = options->share };
 	struct img_disk disk;
 	bool guessed;
 	const char *format = format_of(run, options, words[0], &guessed);
-	int code = img_open_keyless(run, format, "-f", words[0], &disk);
+	int code = img_open_with(run, format, "-f", words[0], true, &how, &disk);
 
 	if (!code)
 		code = tell(run, options, disk.disk, guessed);

@@ -41,6 +41,10 @@ int main(int argc, char **argv)
 	if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V"))
 		return printf("tap-img %s\n", BLKTAP_VERSION) < 0;
 	command = img_command_find(argv[1]);
+	if (!command && img_absent(argv[1], NULL)) {
+		fprintf(stderr, "tap-img: %s is not there: %s\n", argv[1], img_absent(argv[1], NULL));
+		return 1;
+	}
 	if (!command) {
 		fprintf(stderr, "tap-img: no command %s; see tap-img --help\n", argv[1]);
 		return 1;

@@ -12,8 +12,11 @@
 #include "tools/img/img.h"
 #include "tools/progress.h"
 
+#define PIECE (1 * MiB)
+
 struct options {
 	struct img_options img;
+	const char *reserve;
 	bool shrink;
 };
 
@@ -21,6 +24,8 @@ static const struct td_arg rows[] = {
 	IMG_FORMAT(struct options),
 	{ "shrink", 0, NULL, offsetof(struct options, shrink),
 	  "allow a smaller size: what lies past it is lost" },
+	{ "preallocation", 0, "off|falloc|full", offsetof(struct options, reserve),
+	  "of what it becomes larger by: take all space now, by writing zeroes" },
 	IMG_QUIET(struct options),
 	IMG_COMMON(struct options),
 };
@@ -64,6 +69,35 @@ int img_hold_end(struct img_disk *disk)
 	return err ? err : td_disk_settle(disk->disk);
 }
 
+/* A plain file is given blocks; in a format a cluster has a place once it is written. */
+static int take_space(struct img_disk *disk, uint64_t at)
+{
+	bool plain = !img_driver(disk)->check;
+	AUTO_FREE char *zeroes = aligned_alloc(4096, PIECE);
+	uint64_t size = td_disk_size(disk->disk), piece = plain ? GiB : PIECE;
+	int err = zeroes ? 0 : -ENOMEM;
+
+	if (!err)
+		memset(zeroes, 0, PIECE);
+	for (uint64_t n; !err && at < size && !tool_stopped; at += n) {
+		n = min_u64(piece, size - at);
+		err = img_do(disk, plain ? TD_WRITE_ZEROES : TD_WRITE, 0, at, n,
+			     plain ? NULL : zeroes, NULL);
+	}
+	return err;
+}
+
+static int reserve_mode(struct tool_run *run, const struct options *options, bool *out)
+{
+	const char *mode = options->reserve ? options->reserve : "off";
+
+	*out = !strcmp(mode, "full") || !strcmp(mode, "falloc");
+	if (*out || !strcmp(mode, "off"))
+		return TOOL_OK;
+	tool_say(run->tool, "--preallocation: off, falloc or full");
+	return TOOL_FAILED;
+}
+
 static int resize(struct tool_run *run, const struct options *options, struct img_disk *disk,
 		  const char *word)
 {
@@ -71,10 +105,17 @@ static int resize(struct tool_run *run, const struct options *options, struct im
 	struct td_why why = { "" };
 	uint64_t size, was = top->size;
 	char text[16];
+	bool reserve;
 	int code = size_from(run, word, was, &size), err;
 
+	if (!code)
+		code = reserve_mode(run, options, &reserve);
 	if (code)
 		return code;
+	if (reserve && size <= was) {
+		tool_say(run->tool, "--preallocation: it does not become larger");
+		return TOOL_FAILED;
+	}
 	if (size < was && !options->shrink) {
 		tool_say(run->tool, "%s: has %llu bytes; --shrink if it is to become smaller",
 			 name_path(&disk->name), (unsigned long long)was);
@@ -83,8 +124,12 @@ static int resize(struct tool_run *run, const struct options *options, struct im
 	err = size > was ? img_hold_end(disk) : 0;
 	if (!err && size != was)
 		err = img_driver(disk)->resize(top, size, &why);
+	if (!err && reserve)
+		err = take_space(disk, was);
 	if (err)
 		return img_failed(run, disk, TOOL_FAILED, err, &why);
+	if (tool_stopped)
+		return img_stopped(run);
 	if (options->img.json)
 		return img_print_json(run, json_pack("{s:o, s:o}", "was", img_number(was),
 						     "virtual-size", img_number(size)));
