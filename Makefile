@@ -43,7 +43,7 @@ LAB_MORE_CASES = an_image_on_nfs_leaves_no_flood_of_dirty_pages \
 	every_option_of_the_front_end_is_served
 lab-more: all
 	scripts/install-packages demo
-	set -e; for case in $(LAB_MORE_CASES); do echo "$$case"; \
+	set -e; for case in $(LAB_MORE_CASES); do echo "$$case"; LAB_KERNELS="6.1 6.12 sid" \
 		LAB_TIME=3600 LAB_STALL=1000 MESON_BUILD_ROOT=$(abspath $(BUILD)) \
 		tests/xen/lab.sh 4.20 6.12 $$case; done
 

@@ -103,7 +103,8 @@ apt_in() {
 	APT_CONFIG=$cache/apt/$codename/apt.conf "$@"
 }
 
-# The host's own sources of its release, with the codename exchanged.
+# The host's own sources of its release, with the codename exchanged. What is in
+# preparation (sid) has nothing beside itself.
 apt_sources() {
 	local codename=$1 key=/usr/share/keyrings/debian-archive-keyring.gpg
 	local uri release component with=
@@ -113,6 +114,7 @@ apt_sources() {
 		'Created-By: Packages' | sort -u |
 		while read -r uri release component; do
 			[[ $release = "$native"?(-updates|-security) ]] || continue
+			[[ $codename != sid || $release = "$native" ]] || continue
 			echo "deb $with$uri ${release/$native/$codename} $component"
 		done
 }
@@ -253,9 +255,19 @@ applets_add() {
 	done
 }
 
-# usage: kernel_find SERIES   prints CODENAME PACKAGE=VERSION
+# usage: kernel_find SERIES   prints CODENAME PACKAGE=VERSION...
+# SERIES may be a codename: the kernel that this release has now. Kernels since 7.0
+# come in parts.
 kernel_find() {
 	local series=$1 codename meta item
+	if [[ $series != [0-9]* ]]; then
+		apt_setup "$series" >&2
+		item=$(apt_closure "$series" linux-image-amd64 |
+			grep -E '^linux-(base|image|binary|modules)-[0-9][^=]*-amd64=' | paste -sd ' ')
+		[[ $item ]] || die "the archive of $series has no kernel"
+		echo "$series $item"
+		return
+	fi
 	for codename in $(printf '%s\n' "$native" "$xen_codename" bookworm trixie |
 		awk '!seen[$0]++'); do
 		apt_setup "$codename" >&2
@@ -271,32 +283,36 @@ kernel_find() {
 
 kernel_fetch() {
 	local series=$1 dir=$cache/kernel/$1 new=$cache/kernel/.new.$$
-	local found codename item file part parts=() start
+	local found codename items file part parts=() start
 	entry_fresh "$dir" && return
 	start=$(now_ms)
 	found=$(kernel_find "$series")
-	read -r codename item <<<"$found"
+	read -r codename items <<<"$found"
 	entry_same "$dir" "$found" && return
 
-	file=$(apt_download "$codename" "$item")
 	for part in "${kernel_parts[@]}"; do
 		parts+=("*/modules/*/kernel/$part/*" "*/modules/*/kernel/$part.ko*")
 	done
 	root_make "$new/modules"
 	# tar complains about patterns that match nothing; what is required is
 	# checked when the ram disks are made.
-	dpkg-deb --fsys-tarfile "$file" |
-		root_add "$new/modules" --wildcards './boot/vmlinuz-*' \
-			'*/modules/*/modules.builtin*' '*/modules/*/modules.order' \
-			"${parts[@]}" 2>/dev/null || true
+	# shellcheck disable=SC2086
+	for file in $(apt_download "$codename" $items); do
+		dpkg-deb --fsys-tarfile "$file" |
+			root_add "$new/modules" --wildcards '*/vmlinuz*' \
+				'*/modules/*/modules.builtin*' '*/modules/*/modules.order' \
+				"${parts[@]}" 2>/dev/null || true
+	done
 	find "$new/modules" -name '*.ko.xz' -exec xz -d {} +
 	find "$new/modules" -name '*.ko.zst' -exec zstd -q -d --rm {} +
 	basename "$new"/modules/usr/lib/modules/* >"$new/release"
-	kernel_unpack "$new"/modules/boot/vmlinuz-* >"$new/vmlinux"
-	rm -rf "$new/modules/boot"
+	file=$(find "$new/modules" -name 'vmlinuz*')
+	[[ $file ]] || die "no kernel in $items"
+	kernel_unpack "$file" >"$new/vmlinux"
+	rm -rf "$new/modules/boot" "$file"
 	PATH=$PATH:/usr/sbin:/sbin depmod -b "$new/modules" "$(cat "$new/release")"
 	entry_done "$new" "$dir" "$found"
-	say "Linux ${item#*=} unpacked ($(since "$start"))"
+	say "Linux ${items##*=} unpacked ($(since "$start"))"
 }
 
 # usage: kernel_unpack BZIMAGE   (to the ELF file within, on stdout)

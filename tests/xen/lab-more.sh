@@ -181,14 +181,14 @@ front_end() {
 		"persistent $persistent"
 }
 
-# usage: every_option_of_the_front_end_is_served [KERNEL...]
+# With the kernels of guests that there are.
 every_option_of_the_front_end_is_served() {
 	local series least
 	least=max-ring-page-order=0,multi-queue-max-queues=1,feature-max-indirect-segments=0
 	least+=,feature-flush-cache=off,feature-barrier=off,feature-discard=off
 	daemon_start
 	truncate -s 16M /store/{all,least}.img
-	for series in ${*:-6.1 6.12}; do
+	for series in $LAB_KERNELS; do
 		echo "Linux $series"
 		start front --kernel "$series" --vcpus 2 --config 'cpus="1"' --timeout 300
 		front_end 2 0 32 1

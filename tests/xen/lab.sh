@@ -19,6 +19,7 @@ words=()
 [[ $only != an_image_on_nfs_* ]] || words=(--memory 1600 --disk 1G)
 [[ $xen != 4.17 ]] || driver=1 # for one of its cases
 lab=$source/lab/lab
+kernels=${LAB_KERNELS:-6.1 6.12} # of guests
 
 for tool in qemu-system-x86_64 cpio mkfs.ext4; do
 	PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null || {
@@ -42,7 +43,7 @@ DESTDIR=$work/tree meson install -C "${MESON_BUILD_ROOT:?run by meson test}" \
 cases() {
 	local code=0
 	"$lab" boot --state "$work/state" --xen "$xen" --kernel "$kernel" --cpus "$cpus" \
-		--guest-kernel 6.1 --guest-kernel 6.12 --guest-modules "${only:+nfsd nfsv4}" \
+		$(printf -- '--guest-kernel %s ' $kernels) --guest-modules "${only:+nfsd nfsv4}" \
 		${driver:+--driver} --tree "$work/tree" --lifetime "${LAB_TIME:-1400}" \
 		"${words[@]}" || return
 	rm -f "$work/state/host/blktapctrl.log"
@@ -51,7 +52,7 @@ cases() {
 	# has 320 s, and a case that ends says so.
 	"$lab" run --state "$work/state" --timeout "${LAB_TIME:-1100}" \
 		--stall "${LAB_STALL:-330}" <<-END >"$work/cases" &
-		export LAB_MORE=${LAB_MORE-}
+		export LAB_MORE=${LAB_MORE-} LAB_KERNELS='$kernels'
 		exec bash /host/lab-dom0.sh $xen $only
 	END
 	wait $! || code=$?
