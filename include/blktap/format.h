@@ -169,6 +169,8 @@ struct td_crypt;
 bool td_crypt_known(const char *cipher, const char *mode, size_t key);
 int td_crypt_new(const char *cipher, const char *mode, const void *key, size_t len,
 		 struct td_crypt **out, struct td_why *why);
+/* The same key, for another thread. NULL: no memory. */
+struct td_crypt *td_crypt_copy(const struct td_crypt *crypt);
 void td_crypt_free(struct td_crypt *crypt); /* NULL is fine */
 /* Whole sectors, the first of that number, in place. */
 int td_crypt_encrypt(struct td_crypt *crypt, uint64_t sector, void *buf, size_t len);

@@ -39,7 +39,8 @@
 #define LIBRARY "libcrypto.so." SHLIB_VERSION_NUMBER
 #endif
 #define FUNCTIONS(F) \
-	F(EVP_CIPHER_CTX_new) F(EVP_CIPHER_CTX_free) F(EVP_CIPHER_CTX_set_padding) \
+	F(EVP_CIPHER_CTX_new) F(EVP_CIPHER_CTX_free) F(EVP_CIPHER_CTX_copy) \
+	F(EVP_CIPHER_CTX_set_padding) \
 	F(EVP_CipherInit_ex) F(EVP_CipherUpdate) F(EVP_Digest) F(EVP_sha256) \
 	F(EVP_aes_128_xts) F(EVP_aes_256_xts) F(EVP_aes_128_cbc) F(EVP_aes_192_cbc) \
 	F(EVP_aes_256_cbc) F(EVP_aes_256_ecb)
@@ -142,6 +143,33 @@ int td_crypt_new(const char *cipher, const char *mode, const void *key, size_t l
 	return 0;
 }
 
+static EVP_CIPHER_CTX *context_copy(const EVP_CIPHER_CTX *of)
+{
+	EVP_CIPHER_CTX *ctx = lib.EVP_CIPHER_CTX_new();
+
+	if (ctx && lib.EVP_CIPHER_CTX_copy(ctx, of) == 1)
+		return ctx;
+	lib.EVP_CIPHER_CTX_free(ctx);
+	return NULL;
+}
+
+struct td_crypt *td_crypt_copy(const struct td_crypt *crypt)
+{
+	struct td_crypt *copy = calloc(1, sizeof(*copy));
+
+	if (!copy)
+		return NULL;
+	copy->vector = crypt->vector;
+	copy->encrypt = context_copy(crypt->encrypt);
+	copy->decrypt = context_copy(crypt->decrypt);
+	if (crypt->essiv)
+		copy->essiv = context_copy(crypt->essiv);
+	if (copy->encrypt && copy->decrypt && !copy->essiv == !crypt->essiv)
+		return copy;
+	td_crypt_free(copy);
+	return NULL;
+}
+
 /* libcrypto wipes what it frees. */
 void td_crypt_free(struct td_crypt *crypt)
 {
@@ -199,6 +227,11 @@ int td_crypt_new(const char *cipher, const char *mode, const void *key, size_t l
 		 struct td_crypt **out, struct td_why *why)
 {
 	return td_fail(why, -ENOTSUP, "is encrypted, and this program was built without libcrypto");
+}
+
+struct td_crypt *td_crypt_copy(const struct td_crypt *crypt)
+{
+	return NULL;
 }
 
 void td_crypt_free(struct td_crypt *crypt)

@@ -19,6 +19,7 @@
  */
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "format/map.h"
 
@@ -49,6 +50,7 @@ struct known_run {
 
 struct known_queue {
 	_Alignas(64) _Atomic uint64_t busy[2];
+	struct td_crypt *crypt;      /* of data that are encrypted */
 };
 
 struct map_known {
@@ -147,9 +149,13 @@ bool known_drained(const struct td_map *map)
 static void ended(struct td_req *req)
 {
 	struct piece *piece = td_scratch(req->image, req);
+	struct td_crypt *crypt = piece->map->known->queue[td_queue_index(req->queue)].crypt;
+	int err = 0;
 
 	leave(piece->map->known, piece);
-	td_end(req, 0);
+	if (crypt && !req->err)
+		err = sealed_read_done(piece->map, crypt, req, piece->at);
+	td_end(req, err);
 }
 
 static bool serve(struct piece *piece, const struct run *run)
@@ -170,8 +176,8 @@ static bool serve(struct piece *piece, const struct run *run)
 		return true;
 	case KNOWN_READ:
 	case KNOWN_WRITE:
-		td_io_step(req, piece->map->config.file, run->at + (req->offset - run->from),
-			   ended);
+		piece->at = run->at + (req->offset - run->from);
+		td_io_step(req, piece->map->config.file, piece->at, ended);
 		return true;
 	default:
 		return false;
@@ -203,7 +209,7 @@ static enum known_kind kind_of(const struct td_map *map, const struct td_spot *s
 		return KNOWN_ZERO;
 	if (spot->kind == TD_SPOT_HOLE)
 		return KNOWN_BELOW;
-	if (spot->kind == TD_SPOT_PACKED || map->config.crypt)
+	if (spot->kind == TD_SPOT_PACKED)
 		return KNOWN_NOTHING;
 	return spot->kind == TD_SPOT_DATA && map->known->writes ? KNOWN_WRITE : KNOWN_READ;
 }
@@ -239,7 +245,7 @@ void known_learn(struct td_map *map, const struct td_req *req)
 	uint64_t from, end;
 	struct run run;
 
-	known->writes |= req->op == TD_WRITE && !map->config.notes_writes;
+	known->writes |= req->op == TD_WRITE && !map->config.notes_writes && !map->config.crypt;
 	block_at(map, req->offset, LARGE_BITS, &from, &end);
 	if (look(map, from, end, &run) && run.end == end && run.kind) {
 		run_set(large_of(known, from), &run);
@@ -291,12 +297,17 @@ int known_open(struct td_map *map)
 		return -ENOMEM;
 	known->queues = queues;
 	known->queue = aligned_alloc(64, queues * sizeof(*known->queue));
+	if (known->queue)
+		memset(known->queue, 0, queues * sizeof(*known->queue));
 	known->small = calloc(SMALL_RUNS, sizeof(*known->small));
 	known->large = calloc(LARGE_RUNS, sizeof(*known->large));
 	if (!known->queue || !known->small || !known->large)
 		return -ENOMEM;
-	for (unsigned i = 0; i < queues; i++)
-		known->queue[i] = (struct known_queue){ 0 };
+	for (unsigned i = 0; i < queues && map->config.crypt; i++) {
+		known->queue[i].crypt = td_crypt_copy(map->config.crypt);
+		if (!known->queue[i].crypt)
+			return -ENOMEM;
+	}
 	return 0;
 }
 
@@ -304,6 +315,8 @@ void known_close(struct td_map *map)
 {
 	if (!map->known)
 		return;
+	for (unsigned i = 0; map->known->queue && i < map->known->queues; i++)
+		td_crypt_free(map->known->queue[i].crypt);
 	free(map->known->queue);
 	free(map->known->small);
 	free(map->known->large);

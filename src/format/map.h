@@ -176,7 +176,7 @@ void buffers_forget(struct td_map *map, uint64_t at, uint64_t len);
 int sealed_encrypt(struct td_map *map, uint64_t offset, uint64_t at, void *buf, uint64_t len);
 int sealed_decrypt(struct td_map *map, uint64_t offset, uint64_t at, void *buf, uint64_t len);
 /* What a request has read from that place. */
-int sealed_read_done(struct td_map *map, struct td_req *req, uint64_t at);
+int sealed_read_done(struct td_map *map, struct td_crypt *crypt, struct td_req *req, uint64_t at);
 /* Writes up to *len bytes at the piece's pos in place, or zeroes; *len: what was begun.
  * 0 or TD_PARKED. */
 int sealed_write(struct piece *parent, const struct td_spot *spot, uint64_t *len);

@@ -58,7 +58,7 @@ static void sealed_read(struct td_req *kid)
 	struct piece *piece = kid->user;
 
 	if (!kid->err)
-		kid->err = sealed_read_done(piece->map, kid, piece->at);
+		kid->err = sealed_read_done(piece->map, piece->map->config.crypt, kid, piece->at);
 	piece_io_ended(kid);
 }
 
@@ -87,7 +87,7 @@ static void whole_read_ended(struct td_req *req)
 
 	epoch_leave(piece);
 	if (!req->err && piece->map->config.crypt)
-		err = sealed_read_done(piece->map, req, piece->at);
+		err = sealed_read_done(piece->map, piece->map->config.crypt, req, piece->at);
 	td_end(req, err);
 }
 

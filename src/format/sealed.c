@@ -30,18 +30,20 @@ int sealed_decrypt(struct td_map *map, uint64_t offset, uint64_t at, void *buf, 
 }
 
 /* A sector that lies in several pieces of memory. */
-static int decrypt_split(struct td_map *map, struct td_req *req, uint64_t pos, uint64_t at)
+static int decrypt_split(struct td_map *map, struct td_crypt *crypt, struct td_req *req,
+			 uint64_t pos, uint64_t at)
 {
 	char sector[TD_CRYPT_SECTOR];
 	int err;
 
 	td_req_get(req, pos, sector, sizeof(sector));
-	err = sealed_decrypt(map, req->offset + pos, at + pos, sector, sizeof(sector));
+	err = td_crypt_decrypt(crypt, sector_of(map, req->offset + pos, at + pos), sector,
+			       sizeof(sector));
 	td_req_put(req, pos, sector, sizeof(sector));
 	return err;
 }
 
-int sealed_read_done(struct td_map *map, struct td_req *req, uint64_t at)
+int sealed_read_done(struct td_map *map, struct td_crypt *crypt, struct td_req *req, uint64_t at)
 {
 	const struct iovec *iov = req->iov;
 	uint64_t in = 0; /* of this piece of memory, done */
@@ -52,11 +54,11 @@ int sealed_read_done(struct td_map *map, struct td_req *req, uint64_t at)
 			in -= iov++->iov_len;
 		n = round_down(min_u64(iov->iov_len - in, req->len - pos), TD_CRYPT_SECTOR);
 		if (n) {
-			err = sealed_decrypt(map, req->offset + pos, at + pos,
-					     (char *)iov->iov_base + in, n);
+			err = td_crypt_decrypt(crypt, sector_of(map, req->offset + pos, at + pos),
+					       (char *)iov->iov_base + in, n);
 		} else {
 			n = TD_CRYPT_SECTOR;
-			err = decrypt_split(map, req, pos, at);
+			err = decrypt_split(map, crypt, req, pos, at);
 		}
 	}
 	return err;
