@@ -116,8 +116,9 @@ static int may_copy(struct convert *convert, struct td_disk *to, const char *nam
 		return TOOL_FAILED;
 	}
 	if (convert->options.compress && !(td_disk_can(to) & TD_CAN_COMPRESS)) {
-		tool_say(convert->run->tool, "%s: %s does not write compressed clusters", name,
-			 name_of_driver(driver));
+		tool_say(convert->run->tool, "%s: %s does not write compressed clusters%s", name,
+			 name_of_driver(driver), td_disk_top(to)->encrypted ? " into an encrypted image" :
+			 "");
 		return TOOL_FAILED;
 	}
 	return convert->options.compress ? may_join(convert, to) : TOOL_OK;

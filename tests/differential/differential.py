@@ -179,6 +179,8 @@ class Run:
         # refcounts of one bit have no room for another owner: that is refused, and harmless
         if self.do(tool, "snapshot", *(["-f", form] if tool == self.tap_img else []), "-c", name,
                    self.image, may=(0, 1)):
+            if tool == "qemu-img": # but for a leak
+                self.do(tool, "check", "-q", "-r", "leaks", self.image)
             return
         self.snapshots[name] = os.path.join(self.folder, "model-" + name)
         shutil.copy(self.model, self.snapshots[name])
