@@ -295,6 +295,12 @@ static void say_why(struct tool_run *run, const struct td_why *why, const char *
 		tool_say(run->tool, "%s", why->text);
 }
 
+static void temp_free(struct make *make)
+{
+	tool_part(NULL);
+	free(take(make->temp));
+}
+
 int make_begin(struct tool_run *run, struct make *make)
 {
 	struct td_files files = { .hook = run->hook };
@@ -308,6 +314,7 @@ int make_begin(struct tool_run *run, struct make *make)
 		tool_say(run->tool, "%s: %s", make->create.path, strerror(ENOMEM));
 		return TOOL_FAILED;
 	}
+	tool_part(make->temp);
 	create.name = make->create.path;
 	create.path = make->temp;
 	create.files = &files;
@@ -319,7 +326,7 @@ int make_begin(struct tool_run *run, struct make *make)
 	if (!err)
 		return TOOL_OK;
 	say_why(run, &why, make->temp, make->create.path);
-	free(take(make->temp));
+	temp_free(make);
 	return TOOL_FAILED;
 }
 
@@ -379,7 +386,7 @@ int make_finish(struct tool_run *run, struct make *make)
 		make_drop(make);
 		return TOOL_FAILED;
 	}
-	free(take(make->temp));
+	temp_free(make);
 	/* an overlay over the bytes of an image is hardly ever meant */
 	if (make->below_like)
 		tool_say(run->tool, "%s: taken as raw, as it was named; it looks like %s",
@@ -398,7 +405,7 @@ void make_drop(struct make *make)
 		driver->unmake(&create);
 	if (make->temp)
 		unlink(make->temp);
-	free(take(make->temp));
+	temp_free(make);
 }
 
 void make_free(struct make *make)

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/guard.h"
@@ -63,9 +64,28 @@ void tool_say(const struct tool *tool, const char *fmt, ...)
 /* ---- a run ----------------------------------------------------------------- */
 
 volatile int tool_stopped;
+static const char *volatile unfinished;
+static volatile time_t stopped_at;
 
+void tool_part(const char *path)
+{
+	unfinished = path;
+}
+
+/* Ended at once is as killed: images are made for that. */
 static void on_signal(int number)
 {
+	const char *path = unfinished;
+	time_t now = time(NULL);
+
+	if (tool_stopped && now > stopped_at + 1) {
+		if (path)
+			unlink(path);
+		_exit(128 + number);
+	}
+	if (tool_stopped)
+		return;
+	stopped_at = now;
 	tool_stopped = number;
 }
 

@@ -43,10 +43,13 @@ struct tool_run {
 	struct tool_asked *asked;     /* passphrases: see key.h */
 };
 /* An exit code; it has been said. plugins: their folder; NULL: the installed one. From
- * here on signals that end a program are only noted: tool_stopped is their number. */
+ * here on signals that end a program are only noted: tool_stopped is their number. One that
+ * comes a second later ends it at once: what it waits for may take long, or never come. */
 int tool_start(const struct tool *tool, const char *plugins, struct tool_run *run);
 void tool_end(struct tool_run *run); /* of a run that did not start, too */
 extern volatile int tool_stopped;
+/* The file that is to be removed then; NULL: none. It stays the caller's. */
+void tool_part(const char *path);
 
 /* All of it, for a tool of one command. */
 int tool_main(const struct tool *tool, void *options, char **argv,

@@ -480,6 +480,31 @@ def tap_img_takes_a_uri_as_it_is():
 
 
 @test
+def a_second_signal_ends_a_copy_from_a_server_that_is_gone():
+    tap_img = os.environ.get("TAP_IMG")
+    if not tap_img:
+        skip("tap-img is not built")
+    with tempfile.TemporaryDirectory(prefix="nbd-client-") as folder:
+        server = faulty.Server(folder + "/s", 4 * MiB, faulty.ALL).start()
+        server.rule = lambda command, nth: "silence"
+        copy = subprocess.Popen([tap_img, "convert", "--plugins", plugins, "-O", "raw",
+                                 spec_of(server.path, "timeout=1000"), folder + "/copy"])
+        try:
+            parts = lambda: [name for name in os.listdir(folder) if name.endswith(".part")]
+            wait_for("it begins", lambda: parts() and server.seen)
+            copy.send_signal(signal.SIGINT)
+            time.sleep(2.1)
+            assert copy.poll() is None and parts(), "it did not wait"
+            copy.send_signal(signal.SIGINT)
+            assert copy.wait(WAIT) == 128 + signal.SIGINT
+            assert os.listdir(folder) == ["s"], os.listdir(folder)
+        finally:
+            copy.kill()
+            copy.wait()
+            server.stop()
+
+
+@test
 def errors_of_the_server_are_the_guests():
     with volatile() as (server, disk, peer):
         server.rule = lambda command, nth: ENOSPC if command == WRITE else None

@@ -182,7 +182,7 @@ interrupted-leaves-nothing() {
 		(trap - INT; exec "$img" convert raw:raw qcow2:a) 2>err.txt &
 		pid=$!
 		for _ in $(seq 10000); do
-			ls .a.*.part >/dev/null 2>&1 && break
+			{ ls .a.*.part || ls a; } >/dev/null 2>&1 && break
 			sleep 0.005
 		done
 		kill -$signal $pid 2>/dev/null
