@@ -36,7 +36,7 @@ END
 for XEN in 4.17.7 4.20.4; do
 	export XEN
 	new=script=block-tap
-	[[ $XEN = 4.17* ]] || new=backendtype=tap,format=raw
+	[[ $XEN = 4.17* ]] || new=backendtype=tap,script=block-tap,format=raw
 	expect "create on $XEN" "$(cat <<END
 <create>
 <-p>

@@ -407,7 +407,7 @@ static void adopt_one(struct td_disks *disks, const char *name)
 	}
 	if (err == -ECONNREFUSED) {
 		td_log(name, LOG_WARNING, "its tapdisk died while no daemon was there");
-		unlink(tap->socket);
+		td_tapdisk_unlink(tap);
 	} else {
 		td_log(name, LOG_WARNING, "not adopted: %s", strerror(-err));
 	}

@@ -32,7 +32,7 @@ enum td_tapdisk_state {
 /* ---- the set ------------------------------------------------------------- */
 
 struct td_disks_options {
-	const char *run_dir;     /* sockets are RUN_DIR/tapdisk/NAME.sock */
+	const char *run_dir;     /* sockets are RUN_DIR/tapdisk/NAME.sock, .nbd */
 	const char *tapdisk;     /* the program */
 	const char *cgroup;      /* "auto", "none", or the folder to use */
 	unsigned start_limit_s;  /* a tapdisk that opens its images for longer is killed */
@@ -60,6 +60,7 @@ struct td_tapdisk_want {
 	const char *name;    /* [A-Za-z0-9._-], at most 48; NULL: next free dN */
 	const char *user;    /* who uses it, e.g. "domain 3"; NULL: unknown */
 	const char *nbd;     /* also listen here; NULL: no */
+	bool beside;         /* listen for NBD beside its control socket (and not at nbd) */
 	const char *engine;  /* NULL: the best */
 	bool read_only;
 	/* It only looks: the image is opened for its size, while another disk may write
@@ -126,6 +127,8 @@ bool td_tapdisk_read_only(const struct td_tapdisk *tap);
 bool td_tapdisk_peeks(const struct td_tapdisk *tap);
 /* Whether it would be just the same if it were started so. */
 bool td_tapdisk_serves_as(const struct td_tapdisk *tap, const char *spec, bool read_only);
+/* The socket where it listens for NBD beside its control socket; NULL: it does not. */
+const char *td_tapdisk_beside(const struct td_tapdisk *tap);
 pid_t td_tapdisk_pid(const struct td_tapdisk *tap);       /* 0: none (dead) */
 uint64_t td_tapdisk_size(const struct td_tapdisk *tap);       /* bytes */
 uint32_t td_tapdisk_block_size(const struct td_tapdisk *tap);

@@ -49,9 +49,9 @@ static int launch_with(struct td_tapdisk *tap, const struct td_tapdisk_want *wan
 		words[n++] = (char *)"--read-only";
 	if (want->peek)
 		words[n++] = (char *)"--peek";
-	if (want->nbd) {
+	if (want->nbd || want->beside) {
 		words[n++] = (char *)"--nbd";
-		words[n++] = (char *)want->nbd;
+		words[n++] = want->beside ? tap->beside : (char *)want->nbd;
 	}
 	if (want->engine) {
 		words[n++] = (char *)"--engine";

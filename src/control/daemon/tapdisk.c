@@ -54,6 +54,17 @@ static void ready_close(struct td_tapdisk *tap)
 	tap->ready.fd = -1;
 }
 
+static const char *beside_path(const struct td_tapdisk *tap)
+{
+	return tap->beside + strlen("unix:");
+}
+
+void td_tapdisk_unlink(struct td_tapdisk *tap)
+{
+	unlink(tap->socket);
+	unlink(beside_path(tap));
+}
+
 /* What the process leaves behind, whatever its end. */
 static void tapdisk_clean_up(struct td_tapdisk *tap)
 {
@@ -61,7 +72,7 @@ static void tapdisk_clean_up(struct td_tapdisk *tap)
 
 	if (err && err != -ENOENT)
 		td_log(tap->name, LOG_WARNING, "its cgroup stays: %s", strerror(-err));
-	unlink(tap->socket);
+	td_tapdisk_unlink(tap);
 	td_timer_cancel(&tap->patience);
 	td_rpc_hang_up(tap->rpc);
 }
@@ -160,6 +171,7 @@ void td_tapdisk_free(struct td_tapdisk *tap)
 	free(tap->spec);
 	free(tap->user);
 	free(tap->socket);
+	free(tap->beside);
 	free(tap);
 }
 
@@ -349,7 +361,9 @@ struct td_tapdisk *td_tapdisk_new(struct td_disks *disks, const char *name)
 	list_add(after(disks, name), &tap->link);
 	tap->name = strdup(name);
 	tap->rpc = td_rpc_link_new(disks->loop);
-	if (!tap->name || !tap->rpc || asprintf(&tap->socket, "%s/%s.sock", disks->socket_dir, name) < 0) {
+	if (!tap->name || !tap->rpc ||
+	    asprintf(&tap->socket, "%s/%s.sock", disks->socket_dir, name) < 0 ||
+	    asprintf(&tap->beside, "unix:%s/%s.nbd", disks->socket_dir, name) < 0) {
 		td_tapdisk_free(tap);
 		return NULL;
 	}
@@ -424,6 +438,20 @@ bool td_tapdisk_read_only(const struct td_tapdisk *tap)
 bool td_tapdisk_peeks(const struct td_tapdisk *tap)
 {
 	return tap->peeks;
+}
+
+const char *td_tapdisk_beside(const struct td_tapdisk *tap)
+{
+	json_t *nbd = json_object_get(tap->info, "nbd"), *item;
+	size_t i;
+
+	json_array_foreach(nbd, i, item) {
+		const char *address = json_string_value(json_object_get(item, "address"));
+
+		if (address && !strcmp(address, tap->beside))
+			return beside_path(tap);
+	}
+	return NULL;
 }
 
 pid_t td_tapdisk_pid(const struct td_tapdisk *tap)

@@ -34,6 +34,7 @@ struct td_tapdisk {
 	struct td_disks *disks;
 	enum td_tapdisk_state state;
 	char *name, *spec, *user, *socket;
+	char *beside; /* the NBD address unix:RUN_DIR/tapdisk/NAME.nbd, used or not */
 	bool read_only;
 	bool peeks;
 	struct td_claims claims;
@@ -70,6 +71,8 @@ void td_tapdisk_free(struct td_tapdisk *tap); /* the process lives on */
 /* launch.c: runs the program; its name, spec, claims and memory are set. */
 int td_tapdisk_launch(struct td_tapdisk *tap, const struct td_tapdisk_want *want,
 		      struct td_why *why);
+/* Its sockets; without a process nobody else does. */
+void td_tapdisk_unlink(struct td_tapdisk *tap);
 void td_tapdisk_ended(void *arg, bool clean, const char *cause);
 /* Tells whom it concerns that the disk is gone, and frees it. */
 void td_tapdisk_gone(struct td_tapdisk *tap, int start_err, const char *start_why);

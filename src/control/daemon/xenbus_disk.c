@@ -282,6 +282,7 @@ int xenbus_disk_start(struct xenbus_disk *disk, bool peek, td_tapdisk_started *s
 	disk->tap = td_tapdisk_start(disk->disks, &(struct td_tapdisk_want){
 		.spec = parsed.spec, .name = disk->name, .user = user,
 		.read_only = read_only, .peek = peek,
+		.beside = !peek && xenbus_is_emulated(disk, read_only),
 	}, started, disk, &err, why);
 	free(parsed.spec);
 	if (!disk->tap)

@@ -89,6 +89,12 @@ bool xenbus_disk_arrives(struct xenbus_disk *disk);
 void xenbus_disk_open(struct xenbus_disk *disk);
 void xenbus_disk_opened(struct xenbus_disk *disk, int err, const char *why);
 
+/* xenbus_emulated.c: whether QEMU is to show it to the guest, by NBD, until the guest's
+ * own driver comes. */
+bool xenbus_is_emulated(struct xenbus_disk *disk, bool read_only);
+/* Tells the toolstack where, if its tapdisk listens for that. */
+void xenbus_write_emulated(struct xenbus_disk *disk);
+
 /* Looks at both ends' nodes and does what is to be done. Called whenever they
  * may have changed. */
 void xenbus_disk_look(struct xenbus_disk *disk);

@@ -450,6 +450,7 @@ void xenbus_write_features(struct xenbus_disk *disk)
 		store_node("hotplug-status", "connected"),
 	};
 
+	xenbus_write_emulated(disk); /* is read once hotplug-status says connected */
 	xenbus_write(disk, nodes, ARRAY_SIZE(nodes));
 	disk->offered = true;
 }
