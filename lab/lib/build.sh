@@ -74,7 +74,7 @@ guest_base() {
 }
 
 guest_build() {
-	local series=$1 dir=$state/host/guest/$1
+	local series=$1 dir=$state/host/guest/$1 file
 	mkdir -p "$dir"
 	root_make "$state/parts/$series"
 	# shellcheck disable=SC2086
@@ -84,8 +84,10 @@ guest_build() {
 	} | modules_add "$state/parts/$series" "$series"
 	root_pack "$state/parts/$series" "$state/parts/$series.cpio"
 	cat "$state/parts/base.cpio" "$state/parts/$series.cpio" >"$dir/ramdisk"
-	ln -f "$cache/kernel/$series/vmlinux" "$dir/vmlinux" 2>/dev/null ||
-		cp "$cache/kernel/$series/vmlinux" "$dir/vmlinux"
+	for file in vmlinux vmlinuz; do
+		ln -f "$cache/kernel/$series/$file" "$dir/$file" 2>/dev/null ||
+			cp "$cache/kernel/$series/$file" "$dir/$file"
+	done
 }
 
 # A guest with all that domain 0 has, to be a back end for other guests.

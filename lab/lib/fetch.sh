@@ -9,7 +9,7 @@
 #   deb/CODENAME/   packages as downloaded
 #   xen/VERSION/    (and +PACKAGE... with --packages) xen (the hypervisor), root/ (domain 0's user land),
 #                   dom0.cpio and guest.cpio (made of root/)
-#   kernel/SERIES/  vmlinux, modules/, release
+#   kernel/SERIES/  vmlinux, vmlinuz, modules/, release
 #
 # Debian 12 and 13 lend each other their Xen: it is the same archive with
 # another codename. An entry is made anew when apt has newer packages (asked
@@ -228,12 +228,11 @@ xen_fetch() {
 		dpkg-deb --fsys-tarfile "$file" | root_add "$root" \
 			--exclude='./usr/share' --exclude='*/python3' --exclude='*/perl*' \
 			--exclude='*/gconv' --exclude='*/systemd' --exclude='./etc/init.d' \
+			--exclude='*/udev/hwdb.d' \
 			--exclude='./usr/lib/debug' --exclude='./usr/lib/xen-*/lib/python'
 	done
-	# Without a keyboard's map QEMU does not start, not even to serve disks.
 	for file in $files; do
-		[[ $file != */qemu-system-data_* ]] || dpkg-deb --fsys-tarfile "$file" |
-			root_add "$root" ./usr/share/qemu/keymaps/en-us
+		firmware_add "$root" "$file"
 	done
 	# QEMU's multiboot loader does not decompress.
 	gzip -dc "$root/boot/xen-$xen"*-amd64.gz >"$new/xen"
@@ -244,6 +243,19 @@ xen_fetch() {
 	root_pack "$root" "$new/dom0.cpio"
 	entry_done "$new" "$dir" "$list"
 	say "Xen $(sed -n 's/^xen-hypervisor-.*=//p' <<<"$list") unpacked ($(since "$start"))"
+}
+
+# usage: firmware_add ROOT PACKAGE   (what QEMU wants of /usr/share: without a keyboard's
+# map it does not start, not even to serve disks; HVM guests need a BIOS)
+firmware_add() {
+	local files=()
+	case $2 in
+	*/qemu-system-data_*)
+		files=(./usr/share/qemu/keymaps/en-us ./usr/share/qemu/{kvmvapic,linuxboot*}.bin) ;;
+	*/seabios_*) files=(./usr/share/seabios/bios-256k.bin) ;;
+	*) return 0 ;;
+	esac
+	dpkg-deb --fsys-tarfile "$2" | root_add "$1" --wildcards "${files[@]}"
 }
 
 # usage: applets_add ROOT   (busybox's, where the packages brought no program)
@@ -308,8 +320,9 @@ kernel_fetch() {
 	basename "$new"/modules/usr/lib/modules/* >"$new/release"
 	file=$(find "$new/modules" -name 'vmlinuz*')
 	[[ $file ]] || die "no kernel in $items"
-	kernel_unpack "$file" >"$new/vmlinux"
-	rm -rf "$new/modules/boot" "$file"
+	mv "$file" "$new/vmlinuz"
+	kernel_unpack "$new/vmlinuz" >"$new/vmlinux"
+	rm -rf "$new/modules/boot"
 	PATH=$PATH:/usr/sbin:/sbin depmod -b "$new/modules" "$(cat "$new/release")"
 	entry_done "$new" "$dir" "$found"
 	say "Linux ${items##*=} unpacked ($(since "$start"))"

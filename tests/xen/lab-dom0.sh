@@ -147,6 +147,8 @@ no_zombies() {
 
 # shellcheck source=lab-xl.sh
 . "$(dirname "$0")/lab-xl.sh"
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "$0")/lab-hvm.sh"
 
 # ---- cases ----------------------------------------------------------------------
 
@@ -496,6 +498,10 @@ try a_disk_is_detached_under_load two
 try a_new_daemon_finds_disks_under_load
 try a_killed_tapdisk_hurts_its_own_disk_only
 try a_killed_tapdisks_disk_is_detached
+if [[ $xen = 4.20 ]]; then
+	try a_guest_without_a_driver_boots_from_tapdisk
+	[[ ! ${LAB_MORE-} ]] || try 320 an_hvm_guests_own_driver_takes_over
+fi
 if [[ $xen = 4.20 && ${LAB_MORE-} ]]; then # once is enough: nothing in it depends on xl
 	try guest_one_starts_anew
 	try two_guests_get_a_network

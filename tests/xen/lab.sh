@@ -8,7 +8,7 @@
 # One boot serves all cases; they are in lab-*.sh. With CASE only that is run, and its
 # words are shown; those of lab-more.sh, which take minutes, are run by name only
 # (make lab-more). LAB_MORE=1 adds those that have not passed often enough in a row yet:
-# migration, OCFS2 on a shared RAM disk, and a second ring. Exit code 77: no QEMU here.
+# migration, OCFS2 on a shared RAM disk, a second ring, and Linux as an HVM guest. Exit code 77: no QEMU here.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source=$(cd "$here/../.." && pwd)
@@ -17,11 +17,15 @@ driver='' cpus=1
 [[ ! $only ]] || cpus=2 # it measures
 words=()
 [[ $only != an_image_on_nfs_* ]] || words=(--memory 1600 --disk 1G)
-[[ $xen != 4.17 ]] || driver=1 # for one of its cases
+if [[ $xen = 4.17 ]]; then
+	driver=1 # for one of its cases
+else
+	words+=(--packages qemu-system-xen) # for HVM guests
+fi
 lab=$source/lab/lab
 kernels=${LAB_KERNELS:-6.1 6.12} # of guests
 
-for tool in qemu-system-x86_64 cpio mkfs.ext4; do
+for tool in qemu-system-x86_64 cpio mkfs.ext4 as; do
 	PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null || {
 		echo "skipped: no $tool (scripts/install-packages demo installs it)"
 		exit 77
@@ -47,7 +51,10 @@ cases() {
 		${driver:+--driver} --tree "$work/tree" --lifetime "${LAB_TIME:-1400}" \
 		"${words[@]}" || return
 	rm -f "$work/state/host/blktapctrl.log"
-	cp "$here"/lab-{dom0,xl,ocfs2,more}.sh "$work/state/host/"
+	cp "$here"/lab-{dom0,xl,hvm,ocfs2,more}.sh "$work/state/host/"
+	as --32 -o "$work/boot-sector.o" "$here/boot-sector.S"
+	ld -m elf_i386 --oformat binary -Ttext 0x7c00 -e _start \
+		-o "$work/state/host/boot-sector" "$work/boot-sector.o"
 	# In the background, so that a signal is heeded at once. The longest case
 	# has 320 s, and a case that ends says so.
 	"$lab" run --state "$work/state" --timeout "${LAB_TIME:-1100}" \
