@@ -314,6 +314,14 @@ measure-as-qemu-img-does() {
 		must "$img" convert --force -f raw -O $format raw q
 		[ "$(stat -c %s q)" -le "$most" ] || fail "$format: $(stat -c %s q), told $most"
 	done
+	for kind in monolithicFlat twoGbMaxExtentSparse twoGbMaxExtentFlat streamOptimized; do
+		must "$img" measure --json -f raw -O vmdk -o subformat=$kind raw
+		most=$(json 'd["required"]')
+		mkdir $kind
+		must "$img" convert -f raw -O vmdk -o subformat=$kind raw $kind/image
+		sum=$(cat $kind/* | wc -c)
+		[ "$sum" -le "$most" ] || fail "$kind: $sum, told $most"
+	done
 	must "$img" measure --json -O qcow --size 512
 	is 'd["fully-allocated"] < 1 << 15' True
 	refuses 'give an image, or --size' "$img" measure -O raw

@@ -8,6 +8,7 @@
  * last. Extents get names from the image's, and lie beside it.
  */
 #include <libgen.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -506,6 +507,33 @@ void vmdk_unmake(const struct td_create *make)
 	free(plan);
 }
 
+/* What a stream has behind its tables' place: each grain a sector for its marker and what
+ * does not become smaller, each table and the end their markers. */
+static void measure_stream(const struct sparse *s, struct td_measure *out)
+{
+	out->beside = VMDK_SECTOR;
+	out->tables += (s->tables * (TABLE + 1) + s->directory + 8) * VMDK_SECTOR;
+}
+
+static void measure_plan(const struct plan *plan, struct td_measure *out)
+{
+	*out = (struct td_measure){ 0 };
+	if (!plan->sub->embedded) /* a text that names each extent, with its longest name */
+		out->tables = 1024 + (uint64_t)extents(plan) * (64 + NAME_MAX);
+	if (plan->sub->type == VMDK_FLAT) {
+		out->tables += plan->size;
+		return;
+	}
+	out->unit = plan->grain;
+	for (unsigned i = 0; i < extents(plan); i++) {
+		struct sparse s = sparse_plan(plan, extent_size(plan, i));
+
+		out->tables += s.overhead * VMDK_SECTOR;
+		if (plan->sub->stream)
+			measure_stream(&s, out);
+	}
+}
+
 int vmdk_measure(const struct td_create *make, struct td_measure *out, struct td_why *why)
 {
 	struct plan *plan = calloc(1, sizeof(*plan));
@@ -517,16 +545,8 @@ int vmdk_measure(const struct td_create *make, struct td_measure *out, struct td
 	}
 	if (!err)
 		err = plan_numbers(plan, why);
-	if (!err) {
-		*out = (struct td_measure){ 0 };
-		if (plan->sub->type == VMDK_FLAT)
-			out->tables = plan->size;
-		else
-			out->unit = plan->grain;
-		for (unsigned i = 0; out->unit && i < extents(plan); i++)
-			out->tables += sparse_plan(plan, extent_size(plan, i)).overhead *
-				       VMDK_SECTOR;
-	}
+	if (!err)
+		measure_plan(plan, out);
 	free(plan);
 	return err;
 }
