@@ -215,7 +215,7 @@ static int store_path(struct tool_run *run, struct make *make, const struct name
 		return TOOL_FAILED;
 	}
 	make->create.backing = make->backing;
-	make->create.backing_format = name_of_driver(below->driver);
+	make->create.backing_format = name_stored_format(below);
 	return TOOL_OK;
 }
 

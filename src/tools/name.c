@@ -39,6 +39,11 @@ const char *name_of_driver(const struct td_driver *driver)
 	return driver->name;
 }
 
+const char *name_stored_format(const struct name *name)
+{
+	return strcmp(name->driver->name, "nbd") ? name_of_driver(name->driver) : "raw";
+}
+
 /* ---- what a file looks like ---------------------------------------------------- */
 
 struct guess {

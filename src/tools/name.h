@@ -30,6 +30,8 @@ bool name_is_spec(const char *word);
 void name_free(struct name *name);
 const char *name_path(const struct name *name);
 
+/* What an image that lies over it says of its format: what a server serves is raw. */
+const char *name_stored_format(const struct name *name);
 /* What people call the driver. */
 const char *name_of_driver(const struct td_driver *driver);
 /* The driver whose format the file looks like; NULL: none, or it cannot be read. */

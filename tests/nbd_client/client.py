@@ -476,6 +476,13 @@ def tap_img_takes_a_uri_as_it_is():
         run(tap_img, "create", *plug, "-f", "qcow2", "-b", uri, "-F", "raw", over)
         run(tap_img, "compare", *plug, "-f", "qcow2", "-F", "raw", over, copy)
         run(tap_img, "rebase", *plug, "-f", "qcow2", "-b", uri, "-F", "nbd", over)
+        for form in "qcow", "vmdk":
+            run(tap_img, "create", *plug, "-f", form, "-b", uri, "-F", "raw", over + form)
+            run(tap_img, "compare", *plug, "-f", form, "-F", "raw", over + form, copy)
+        for form in "vhd", "vhdx":
+            said = run(tap_img, "create", *plug, "-f", form, "-b", uri, "-F", "raw", over + form,
+                       ok=False)
+            assert uri in said and not os.path.exists(over + form), said
         run(tap_img, "compare", *plug, "-f", "raw", copy, uri)
 
 

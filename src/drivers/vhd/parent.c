@@ -163,6 +163,9 @@ int vhd_parent_name(const char *path, const char *backing, const char *format,
 	if (!is_vhd && (!format || (strcmp(format, "aio") && strcmp(format, "raw"))))
 		return td_fail(why, -ENOTSUP, "%s: a VHD lies over a vhd or a raw image: it cannot "
 			       "name another format", path);
+	if (strstr(backing, "://"))
+		return td_fail(why, -ENOTSUP, "%s: a VHD names its parent as a file, which %s is not",
+			       path, backing);
 	n = snprintf(url, VHD_LOCATOR_MAX, "file://%s%s", absolute ? "" : "./", backing);
 	if (n < 0 || n >= VHD_LOCATOR_MAX / 2 || !*last)
 		return td_fail(why, -ENAMETOOLONG, "%s: the parent's name is too long, or empty", path);

@@ -133,7 +133,7 @@ static int note_one(struct commit *commit, const struct name *name, const struct
 	img.disk = name_open_with(commit->run, name, false, &how);
 	if (!img.disk)
 		return TOOL_FAILED;
-	err = name->driver->set_backing(td_disk_top(img.disk), path, name_of_driver(below->driver),
+	err = name->driver->set_backing(td_disk_top(img.disk), path, name_stored_format(below),
 					&why);
 	if (err)
 		code = img_failed(commit->run, &img, TOOL_FAILED, err, &why);

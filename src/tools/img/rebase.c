@@ -76,7 +76,7 @@ static int name_it(struct rebase *rebase)
 
 	if (!err)
 		err = img_driver(&rebase->img)->set_backing(td_disk_top(rebase->img.disk), path,
-			path ? name_of_driver(below->driver) : NULL, &why);
+			path ? name_stored_format(below) : NULL, &why);
 	return err ? img_failed(rebase->run, &rebase->img, TOOL_FAILED, err, &why) : TOOL_OK;
 }
 
