@@ -178,7 +178,7 @@ start() {
 
 # How many rings, and processors, guest two has. Where the host has one processor, a second
 # one makes the guest's kernel spin: it takes twice as long to start.
-rings() { [[ $xen = 4.17 || ! ${LAB_MORE-} ]] && echo 1 || echo 2; }
+rings() { [[ $xen = 4.17 ]] && echo 1 || echo 2; }
 
 # A qcow of 2006's kind beside one of xen-blkback's disks, and a raw one.
 two_guests_start() {
@@ -493,7 +493,7 @@ try domains_come_and_go
 try tap_ctl_attaches_without_xl
 try an_image_is_mounted_on_the_host
 try a_guest_is_saved_and_restored
-[[ $xen = 4.17 || ! ${LAB_MORE-} ]] || try 320 a_guest_migrates_with_its_disks
+[[ $xen = 4.17 ]] || try 320 a_guest_migrates_with_its_disks
 try a_disk_is_detached_under_load two
 try a_new_daemon_finds_disks_under_load
 try a_killed_tapdisk_hurts_its_own_disk_only
@@ -501,8 +501,7 @@ try a_killed_tapdisks_disk_is_detached
 if [[ $xen = 4.20 ]]; then
 	try a_guest_without_a_driver_boots_from_tapdisk
 	[[ ! ${LAB_MORE-} ]] || try 320 an_hvm_guests_own_driver_takes_over
-fi
-if [[ $xen = 4.20 && ${LAB_MORE-} ]]; then # once is enough: nothing in it depends on xl
+	# once is enough of these: nothing in them depends on xl
 	try guest_one_starts_anew
 	try two_guests_get_a_network
 	try two_guests_attach_one_ram_disk

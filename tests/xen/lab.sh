@@ -7,8 +7,8 @@
 #
 # One boot serves all cases; they are in lab-*.sh. With CASE only that is run, and its
 # words are shown; those of lab-more.sh, which take minutes, are run by name only
-# (make lab-more). LAB_MORE=1 adds those that have not passed often enough in a row yet:
-# migration, OCFS2 on a shared RAM disk, a second ring, and Linux as an HVM guest. Exit code 77: no QEMU here.
+# (make lab-more). LAB_MORE=1 adds Linux as an HVM guest, which takes two minutes. Exit
+# code 77: no QEMU here.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source=$(cd "$here/../.." && pwd)
