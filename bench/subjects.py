@@ -141,6 +141,8 @@ def fio(target, work, seconds, size, extra=()):
     if warm:
         command += ["--ramp_time=%d" % warm, "--norandommap",
                     "--random_generator=tausworthe64"]
+    if work.get("jobs"): # each with a connection of its own
+        command += ["--numjobs=%d" % work["jobs"], "--group_reporting"]
     if not work.get("first"): # first writes end when every block has been written
         command.append("--time_based")
     limit = seconds * 5 + 15 + warm
