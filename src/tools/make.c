@@ -27,6 +27,7 @@ const struct td_option make_keys[] = {
 	{ "size", TD_SIZE, offsetof(struct keys, size), "of the disk" },
 	{ "cluster_size", TD_SIZE, offsetof(struct keys, cluster), "bytes of a cluster" },
 	{ "cluster", TD_SIZE, offsetof(struct keys, cluster), "the same" },
+	{ "block_size", TD_SIZE, offsetof(struct keys, cluster), "the same" },
 	{ "preallocation", TD_STRING, offsetof(struct keys, reserve),
 	  "off, metadata, or falloc or full: all space is taken now" },
 	{ "backing_file", TD_STRING, offsetof(struct keys, backing), "the image below" },
@@ -85,6 +86,39 @@ static int take_metadata(struct make *make)
 	return 0;
 }
 
+/* What others make images with, and we do not: docs/tap-img.md has them. */
+static const struct { const char *key, *why; } absent[] = {
+	{ "adapter_type", "always ide: a VMM's own configuration says it" },
+	{ "hwversion", "always 4: a VMM's own configuration says it" },
+	{ "toolsversion", "a VMM notes it when it knows" },
+	{ "compat6", "hardware's version is always 4" },
+	{ "block_state_zero", "blocks are zeroes over a parent, else not there" },
+	{ "force_size", "the size is always that which is asked for" },
+	{ "static", "say subformat=fixed" },
+	{ "nocow", "a folder's own: chattr +C" },
+	{ "extent_size_hint", "a folder's own: xfs_io -c extsize" },
+	{ "encrypt.key-secret", "say key-file=PATH or key-fd=N" },
+};
+
+static bool has_row(const struct td_option *row, const char *key)
+{
+	while (row && row->name && strcmp(row->name, key))
+		row++;
+	return row && row->name;
+}
+
+static int absent_key(const struct td_driver *driver, const struct td_spec *spec,
+		      struct td_why *why)
+{
+	for (unsigned i = 0; i < spec->pair_count; i++)
+		for (unsigned k = 0; k < ARRAY_SIZE(absent); k++)
+			if (!strcmp(spec->pairs[i].key, absent[k].key) &&
+			    !has_row(driver->create_options, absent[k].key))
+				return td_fail(why, -EINVAL, "%s: the option %s is not there: %s",
+					       spec->target, absent[k].key, absent[k].why);
+	return 0;
+}
+
 static int keys_read(struct make *make, struct keys *keys, struct td_why *why)
 {
 	const struct td_driver *driver = make->name.driver;
@@ -98,6 +132,8 @@ static int keys_read(struct make *make, struct keys *keys, struct td_why *why)
 		rest.pairs += ours.pair_count;
 	rest.pair_count -= ours.pair_count;
 	err = td_options_apply(make_keys, &ours, keys, why);
+	if (!err)
+		err = absent_key(driver, &rest, why);
 	if (err)
 		return err;
 	make->options = calloc(1, driver->create_size + 1);

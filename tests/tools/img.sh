@@ -103,7 +103,16 @@ options-of-others-are-refused-by-name() {
 		snapshot=NAME measure -O raw -l one raw:raw
 		amend.is.not.there amend -f qcow2 raw
 		bitmap.is.not.there bitmap --add raw one
+		adapter_type.is.not.there create -f vmdk -o adapter_type=buslogic x 1M
+		the.size.is.always create -f vhd -o force_size=on x 1M
+		subformat=fixed create -f vdi -o static=on x 1M
+		chattr create -f raw -o nocow=on x 1M
+		key-file=PATH create -f qcow2 -o encrypt.format=luks,encrypt.key-secret=s x 1M
 	END
+	must "$img" create -f vhdx -o block_size=2M,log_size=2M y 8M
+	must "$img" info --json -f vhdx y
+	is 'd["format-specific"]["block-size"], d["format-specific"]["log-size"]' \
+		"('2097152', '2097152')"
 	ends 2 "$img" compare -U raw:raw raw:raw
 	refuses 'unknown option -U' "$img" create -f raw -Uq x 1M
 	[ -e x ] && fail "x was made"

@@ -37,6 +37,7 @@ const struct td_option vhdx_create_options[] = {
 	  "of the disk: 512 or 4096; default 512" },
 	{ "log", TD_SIZE, offsetof(struct vhdx_create_options, log),
 	  "1M to 32M; default 1M, over a parent 8M" },
+	{ "log_size", TD_SIZE, offsetof(struct vhdx_create_options, log), "the same" },
 	{ 0 },
 };
 
