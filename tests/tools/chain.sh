@@ -161,7 +161,7 @@ rebase-unsafe() {
 	equal qcow2 top model
 	must qemu-img check -q top
 	must "$img" rebase -u -f qcow2 -b later -F qcow2 top
-	refuses 'later: No such file' "$img" info -f qcow2 top
+	refuses 'later: No such file' "$img" map -f qcow2 top
 	mv moved later
 	equal qcow2 top model
 }

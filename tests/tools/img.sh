@@ -153,6 +153,22 @@ info() {
 	is 'len(d), d[1]["filename"]' "(2, '$work/base')"
 	must "$img" info a
 	grep -q '^file format: qcow2 (it looks like it)' out.txt || fail "$(cat out.txt)"
+	# told also if what it lies over is not there
+	for format in qcow2 vmdk vhd vhdx; do
+		must "$img" create --force -f $format base 8M
+		must "$img" create -f $format -b base -F $format over
+		mv base hidden
+		ends 0 "$img" info --json -f $format over
+		grep -q 'base' err.txt || fail "$format: not told: $(cat err.txt)"
+		is 'd["format-specific"]["backing-file"].endswith("base"), d["virtual-size"]' \
+			'(True, 8388608)'
+		is 'd["backing-filename"] == d["format-specific"]["backing-file"]' True
+		ends 1 "$img" info --backing-chain -f $format over
+		mv hidden base
+		must "$img" info -f $format over
+		rm over
+	done
+	must "$img" create --force -f qcow2 base 8M
 	refuses 'json or human' "$img" info --output frob a
 	cp a b
 	must "$img" info b

@@ -200,7 +200,8 @@ static int vhd_info(struct td_image *img, td_info_put *put, void *arg)
 		put(arg, "footer", "the copy at the beginning is another");
 	if (vhd->parent) {
 		put(arg, "backing-file", vhd->parent);
-		put(arg, "backing-format", img->below->driver->name);
+		if (img->below)
+			put(arg, "backing-format", img->below->driver->name);
 		put_uuid(put, arg, "backing-identity", layout->header.parent_uuid);
 	}
 	return 0;

@@ -12,9 +12,9 @@
 #include "core/queue.h"
 #include "io/loop.h"
 
-int img_open_with(struct tool_run *run, const char *format, const char *option,
-		  const char *word, bool read_only, struct td_disk_options *how,
-		  struct img_disk *out)
+static int img_open_with(struct tool_run *run, const char *format, const char *option,
+			 const char *word, bool read_only, struct td_disk_options *how,
+			 struct img_disk *out)
 {
 	int code;
 

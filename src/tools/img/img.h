@@ -66,10 +66,6 @@ struct img_disk {
 /* An exit code; img_close() in any case. */
 int img_open(struct tool_run *run, const char *format, const char *option, const char *word,
 	     bool read_only, struct img_disk *out);
-/* Likewise, with more said of how: see name_open_with(). */
-int img_open_with(struct tool_run *run, const char *format, const char *option,
-		  const char *word, bool read_only, struct td_disk_options *how,
-		  struct img_disk *out);
 /* For reading, as it was at a snapshot. */
 int img_open_then(struct tool_run *run, const char *format, const char *option,
 		  const char *word, const char *snapshot, struct img_disk *out);

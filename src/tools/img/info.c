@@ -50,6 +50,8 @@ static json_t *image_json(struct td_image *img, bool guessed)
 	}
 	if (img->driver->info)
 		img->driver->info(img, put_specific, specific);
+	if (!img->below) /* and it says that something should be */
+		json_object_set(out, "backing-filename", json_object_get(specific, "backing-file"));
 	json_object_set_new(out, "format-specific", specific);
 	return out;
 }
@@ -59,6 +61,7 @@ static void print_image(const json_t *image)
 	const json_t *size = json_object_get(image, "actual-size");
 	uint64_t disk = json_integer_value(json_object_get(image, "virtual-size"));
 	const char *below = json_string_value(json_object_get(image, "backing-filename"));
+	const char *format = json_string_value(json_object_get(image, "backing-filename-format"));
 	json_t *value;
 	const char *key;
 	char text[16];
@@ -73,8 +76,7 @@ static void print_image(const json_t *image)
 	if (json_is_true(json_object_get(image, "encrypted")))
 		printf("encrypted: yes\n");
 	if (below)
-		printf("backing file: %s (%s)\n", below, json_string_value(
-			json_object_get(image, "backing-filename-format")));
+		printf("backing file: %s (%s)\n", below, format ? format : "not opened");
 	json_object_foreach(json_object_get(image, "format-specific"), key, value) {
 		printf("%s: %s\n", key, json_string_value(value));
 	}
@@ -122,14 +124,43 @@ static const char *format_of(struct tool_run *run, const struct options *options
 	return like ? name_of_driver(like) : NULL;
 }
 
+static bool open_so(struct tool_run *run, const struct options *options, bool alone,
+		    struct img_disk *disk)
+{
+	struct td_disk_options how = { .keyless = true, .peek = options->share, .alone = alone };
+
+	disk->disk = name_open_with(run, &disk->name, true, &how);
+	return disk->disk;
+}
+
+/* With what lies below it or, if that cannot be had and is not asked for, alone: what it
+ * should lie over is what one may want to know. */
+static int open_it(struct tool_run *run, const struct options *options, const char *format,
+		   const char *word, struct img_disk *out)
+{
+	bool alone;
+	int code;
+
+	*out = (struct img_disk){ 0 };
+	code = name_parse(run, format, "-f", word, NULL, &out->name);
+	if (code)
+		return code;
+	alone = img_driver(out)->set_backing && !options->chain;
+	if (alone && !open_so(run, options, true, out))
+		return TOOL_FAILED;
+	td_disk_close(out->disk);
+	if (open_so(run, options, false, out) || (alone && open_so(run, options, true, out)))
+		return TOOL_OK;
+	return TOOL_FAILED;
+}
+
 static int info_run(struct tool_run *run, void *arg, char **words, int count)
 {
 	const struct options *options = arg;
-	struct td_disk_options how = { .keyless = true, .peek = options->share };
 	struct img_disk disk;
 	bool guessed;
 	const char *format = format_of(run, options, words[0], &guessed);
-	int code = img_open_with(run, format, "-f", words[0], true, &how, &disk);
+	int code = open_it(run, options, format, words[0], &disk);
 
 	if (!code)
 		code = tell(run, options, disk.disk, guessed);
