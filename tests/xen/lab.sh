@@ -17,7 +17,7 @@ driver='' cpus=1
 [[ ! $only ]] || cpus=2 # it measures
 words=()
 [[ $only != an_image_on_nfs_* ]] || words=(--memory 1600 --disk 1G)
-if [[ $xen = 4.17 ]]; then
+if [[ $xen = 4.17 || $only = a_guest_is_served_by_another ]]; then
 	driver=1 # for one of its cases
 else
 	words+=(--packages qemu-system-xen) # for HVM guests
@@ -48,7 +48,7 @@ cases() {
 	local code=0
 	"$lab" boot --state "$work/state" --xen "$xen" --kernel "$kernel" --cpus "$cpus" \
 		$(printf -- '--guest-kernel %s ' $kernels) --guest-modules "${only:+nfsd nfsv4}" \
-		${driver:+--driver} --tree "$work/tree" --lifetime "${LAB_TIME:-1400}" \
+		${driver:+--driver} --tree "$work/tree" --lifetime "${LAB_TIME:-1800}" \
 		"${words[@]}" || return
 	rm -f "$work/state/host/blktapctrl.log"
 	cp "$here"/lab-{dom0,xl,hvm,ocfs2,more}.sh "$work/state/host/"
@@ -57,7 +57,7 @@ cases() {
 		-o "$work/state/host/boot-sector" "$work/boot-sector.o"
 	# In the background, so that a signal is heeded at once. The longest case
 	# has 320 s, and a case that ends says so.
-	"$lab" run --state "$work/state" --timeout "${LAB_TIME:-1100}" \
+	"$lab" run --state "$work/state" --timeout "${LAB_TIME:-1500}" \
 		--stall "${LAB_STALL:-330}" <<-END >"$work/cases" &
 		export LAB_MORE=${LAB_MORE-} LAB_KERNELS='$kernels'
 		exec bash /host/lab-dom0.sh $xen $only
