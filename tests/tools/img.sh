@@ -220,6 +220,21 @@ check() {
 	ends 0 "$img" check -f qcow2 a
 	must qemu-img check -q a
 	equal qcow2 a raw
+	# refcounts that are too high, of clusters whose entries say that they are their own
+	python3 - a <<-'END'
+		import struct, sys
+		f = open(sys.argv[1], "r+b")
+		f.seek(48)
+		f.seek(struct.unpack(">Q", f.read(8))[0])
+		block = struct.unpack(">Q", f.read(8))[0]
+		f.seek(block + 2 * 20)
+		f.write(b"\0\5" * 10)
+	END
+	ends 2 "$img" check -f qcow2 a
+	ends 0 "$img" check --json -r all -f qcow2 a
+	is 'd["corruptions"], d["leaks"], d["corruptions-fixed"] > 0' '(0, 0, True)'
+	ends 0 "$img" check -f qcow2 a
+	must qemu-img check -q a
 	# marked corrupt: nobody writes it until it has been repaired
 	python3 -c 'f = open("a", "r+b"); f.seek(79); f.write(bytes([2]))'
 	refuses 'a: is marked corrupt' "$img" resize -f qcow2 a +1M

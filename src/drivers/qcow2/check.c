@@ -377,6 +377,31 @@ static int unmark(struct qcow2 *q, const struct td_check *check)
 	return qcow2_head_write(q, &bits, sizeof(bits), offsetof(struct qcow2_header, incompatible));
 }
 
+/* What was wrong in a table because of a refcount is right once that is repaired, and has
+ * not been counted: so what is left is looked for again. */
+static int look_again(struct qcow2 *q, struct td_check *check)
+{
+	struct td_check left = { 0 };
+	struct walk walk;
+	int err = td_cache_sync(q->cache);
+
+	if (err || check->repair != TD_REPAIR_ALL || check->corruptions == check->corruptions_fixed)
+		return err;
+	err = walk_begin(&walk, q, &left, NULL);
+	if (!err)
+		err = walk_all(&walk);
+	if (!err)
+		err = compare(&walk);
+	walk_end(&walk);
+	if (err)
+		return err;
+	check->corruptions = max_u64(check->corruptions, left.corruptions);
+	check->corruptions_fixed = check->corruptions - left.corruptions;
+	check->leaks = max_u64(check->leaks, left.leaks);
+	check->leaks_fixed = check->leaks - left.leaks;
+	return left.corruptions ? 0 : qcow2_flags_come(q, &check->leaks_fixed);
+}
+
 int qcow2_check(struct td_image *img, struct td_check *check, struct td_why *why)
 {
 	struct qcow2 *q = img->state;
@@ -394,6 +419,8 @@ int qcow2_check(struct td_image *img, struct td_check *check, struct td_why *why
 			err = qcow2_flags_come(q, &check->leaks_fixed);
 		if (!err && check->repair == TD_REPAIR_ALL)
 			err = qcow2_flags_mend(q, &check->corruptions_fixed);
+		if (!err && check->repair)
+			err = look_again(q, check);
 		if (!err && check->repair)
 			err = td_cache_sync(q->cache);
 		if (!err)
