@@ -44,7 +44,7 @@ a_guest_without_a_driver_boots_from_tapdisk() {
 	disk=vbd-$(xl domid bios)-51712
 	socket=/run/blktap/tapdisk/$disk.nbd
 	[[ $(stat -c %a "$socket") = 600 ]]
-	soon 60 grep -qE 'same|differs|failed' /run/bios.serial
+	soon 150 grep -qE 'same|differs|failed' /run/bios.serial
 	cat /run/bios.serial
 	grep -q 'boot sector: the same' /run/bios.serial
 	emulated "$disk" 1
@@ -63,10 +63,10 @@ an_hvm_guests_own_driver_takes_over() {
 	start hvm --type hvm --kernel 6.12 --timeout 200 "$(hvm_disk xvda w qcow:/store/e.qcow)" \
 		"$(hvm_disk xvdb r aio:/store/d.img)" &
 	starting=$!
-	soon 60 compgen -G '/run/blktap/tapdisk/*.nbd'
+	soon 150 compgen -G '/run/blktap/tapdisk/*.nbd'
 	socket=$(compgen -G '/run/blktap/tapdisk/*.nbd')
 	disk=$(basename "$socket" .nbd)
-	soon 60 emulated "$disk" 1
+	soon 150 emulated "$disk" 1
 	wait "$starting"
 	emulated "$disk" 0
 	tap-ctl stats "$disk" --json | jq -e '.xen.rings >= 1'
