@@ -39,7 +39,7 @@ bench-ocfs2: all
 	MESON_BUILD_ROOT=$(abspath $(BUILD)) tests/xen/lab.sh 4.20 6.12 ocfs2_beside_nfs
 
 # What the lab shows in minutes, each in a boot of its own: tests/xen/lab-more.sh
-LAB_MORE_CASES = an_image_on_nfs_leaves_no_flood_of_dirty_pages \
+LAB_MORE_CASES = a_guest_is_served_by_another an_image_on_nfs_leaves_no_flood_of_dirty_pages \
 	every_option_of_the_front_end_is_served
 lab-more: all
 	scripts/install-packages demo
