@@ -15,10 +15,10 @@
  * A format then says what lies at an offset, and changes entries. docs/formats.md
  * tells the whole; the order in which things reach the disk above all.
  *
- * Everything but td_map_submit_away() is called on the image's home queue. A function that may have to wait
- * takes a park and returns TD_PARKED: then park->go() is called later, and does the
- * same again from its beginning. So what may wait comes before what changes
- * anything.
+ * Everything but td_map_submit_away() is called on the image's home queue. A function
+ * that may have to wait takes a park and returns TD_PARKED: then park->go() is called
+ * later, and does the same again from its beginning. So what may wait comes before what
+ * changes anything.
  */
 #ifndef BLKTAP_FORMAT_H
 #define BLKTAP_FORMAT_H

@@ -144,7 +144,7 @@ bool known_drained(const struct td_map *map)
 	return true;
 }
 
-/* ---- requests, on other queues ------------------------------------------------------------ */
+/* ---- requests, on other queues ---------------------------------------------------------- */
 
 static void ended(struct td_req *req)
 {
@@ -201,7 +201,7 @@ bool td_map_submit_away(struct td_map *map, struct td_req *req)
 	return false;
 }
 
-/* ---- at home -------------------------------------------------------------------------------- */
+/* ---- at home ---------------------------------------------------------------------------- */
 
 static enum known_kind kind_of(const struct td_map *map, const struct td_spot *spot)
 {
@@ -283,7 +283,7 @@ void known_forget(struct td_map *map, uint64_t offset, uint64_t len)
 		forget(small_of(map->known, at << SMALL_BITS), from, end);
 }
 
-/* ---- open and close ---------------------------------------------------------------------------- */
+/* ---- open and close --------------------------------------------------------------------- */
 
 int known_open(struct td_map *map)
 {
