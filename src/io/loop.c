@@ -22,7 +22,8 @@
 
 #define EVENTS_PER_TURN 64
 #define ROUNDS_PER_TURN 16
-#define WORKERS 4
+#define WORKERS_LEAST 4      /* they may wait for a disk */
+#define WORKERS 16           /* of a machine with as many processors */
 #define WORKER_STACK (128 * 1024)
 
 struct td_loop {
@@ -44,7 +45,7 @@ struct td_loop {
 	struct td_work *done_first, **done_last;
 	struct td_post *post_first, **post_last;
 	pthread_t worker[WORKERS];
-	unsigned workers, idle;
+	unsigned workers, idle, workers_max;
 	bool closing;
 
 	unsigned working;     /* loop's thread only */
@@ -126,7 +127,7 @@ void td_loop_work(struct td_loop *loop, struct td_work *work)
 	pthread_mutex_lock(&loop->lock);
 	for (struct td_work *w = loop->todo_first; w; w = w->next)
 		queued++;
-	if (queued > loop->idle && loop->workers < WORKERS)
+	if (queued > loop->idle && loop->workers < loop->workers_max)
 		err = worker_start(loop);
 	if (err && !loop->workers) {
 		work->err = err; /* it fails, as an event like any other */
@@ -222,6 +223,8 @@ int td_loop_new(struct td_loop **out)
 	loop->post_last = &loop->post_first;
 	pthread_mutex_init(&loop->lock, NULL);
 	pthread_cond_init(&loop->to_do, NULL);
+	loop->workers_max = max_u64(WORKERS_LEAST,
+				    min_u64(WORKERS, sysconf(_SC_NPROCESSORS_ONLN)));
 	loop->wake.fd = -1;
 	loop->wake.ready = wake_ready;
 	loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
